@@ -1,0 +1,1 @@
+"""Complete recommenders over the layers of :mod:`infodcl_geo.nn`."""

@@ -1,0 +1,1 @@
+"""Layers of InfoDCL and its relatives, usable alone in any PyG model."""
