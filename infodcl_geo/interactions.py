@@ -18,11 +18,12 @@ import re
 import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn
+from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -462,13 +463,18 @@ def load_interactions(
     Raises:
         InteractionError: if the input cannot be read; one line that names file and line.
     """
+    if format is not None and format not in get_args(Format):
+        raise InteractionError(f"unknown format {format!r}: choose one of {', '.join(get_args(Format))}")
     columns = _Columns(user_column, item_column, rating_column, time_column)
     where = Path(path)
-    files = _find_files(where, valid, test, format)
     tables: dict[str, _Table] = {}
     learned = format
-    for part, file in files.items():
-        tables[part], learned = _read(file, learned if file.suffix == files["train"].suffix else format, columns)
+    try:
+        files = _find_files(where, valid, test, format)
+        for part, file in files.items():
+            tables[part], learned = _read(file, learned if file.suffix == files["train"].suffix else format, columns)
+    except OSError as error:
+        raise InteractionError(f"{error.filename or where}: {error.strerror or _one_line(error)}") from None
     return _assemble(
         tables,
         name=name or (where.resolve().name if where.is_dir() else where.name.split(".")[0]),
@@ -553,12 +559,14 @@ def split_interactions(
         Three tensors ``[2, E']`` sorted by (user, item), disjoint, together the input.
 
     Raises:
-        InteractionError: if a temporal split has no times.
+        InteractionError: if a temporal split has no times, or pairs repeat.
     """
-    users, items = pairs[0].numpy(), pairs[1].numpy()
+    users, items = pairs.cpu().numpy()
     order = np.lexsort((items, users))
     users, items = users[order], items[order]
-    part = _assign(users, None if time is None else time.numpy()[order], split, seed)
+    if ((users[1:] == users[:-1]) & (items[1:] == items[:-1])).any():
+        raise InteractionError("duplicate pairs cannot be split: both copies may not end in the same part")
+    part = _assign(users, None if time is None else time.cpu().numpy()[order], split, seed)
     train, valid, test = (torch.from_numpy(np.stack([users[part == p], items[part == p]])) for p in range(3))
     return train, valid, test
 
@@ -580,10 +588,14 @@ def _assemble(
     if min_rating is not None:
         if tables["train"].rating is None:
             raise InteractionError(f"{tables['train'].source}: min_rating needs a rating column, and there is none")
-        tables = {p: t if t.rating is None else t[t.rating >= min_rating] for p, t in tables.items()}
+        for part, table in tables.items():
+            if table.rating is None:
+                _warn(f"{table.source}: no rating column; all its {len(table)} rows are kept")
+            else:
+                tables[part] = table[table.rating >= min_rating]
         if len(tables["train"]) == 0:
             raise InteractionError(f"{tables['train'].source}: no rating is at least {min_rating:g}")
-    if split.kind == "temporal" and len(tables) == 1 and tables["train"].time is None:
+    if split.kind == "temporal" and "valid" not in tables and tables["train"].time is None:
         raise InteractionError(f"{source}: a temporal split needs a time column, and there is none")
 
     user_raw = _all_ids([t.users for t in tables.values()])
@@ -613,9 +625,10 @@ def _assemble(
         part_of = _assign(keys["train"] // num_items, time, split, seed)
         keys = {p: keys["train"][part_of == i] for i, p in enumerate(("train", "valid", "test"))}
     elif "valid" not in keys and split.valid > 0:
-        part_of = _assign(keys["train"] // num_items, time, _only_validation(split, time), seed)
-        keys["valid"] = keys["train"][part_of == 1]
-        keys["train"] = keys["train"][part_of == 0]
+        # What the split would give to test is taken for validation: a test part is there already.
+        of_training = replace(split, valid=0.0, test=split.valid / (1 - split.test))
+        held_out = _assign(keys["train"] // num_items, time, of_training, seed) == 2
+        keys["valid"], keys["train"] = keys["train"][held_out], keys["train"][~held_out]
         _warn(f"{source}: no validation split; {len(keys['valid'])} training interactions were held out for it")
     if "test" not in keys:
         _warn(f"{source}: no test split; nothing can be measured on test")
@@ -686,13 +699,6 @@ def _in_core(users: IntArray, items: IntArray, k: int) -> np.ndarray:
         inside = keep
 
 
-def _only_validation(split: Split, time: np.ndarray | None) -> Split:
-    """The split that takes the validation, and nothing for test, out of training interactions."""
-    if split.kind == "temporal" and time is not None:
-        return Split("temporal", valid=split.valid / (1 - split.test), test=0.0)
-    return Split("ratio", valid=split.valid / (1 - split.test), test=0.0)
-
-
 def _assign(users: IntArray, time: np.ndarray | None, split: Split, seed: int) -> npt.NDArray[np.int8]:
     """0, 1, 2 for train, valid, test, for pairs sorted by (user, item)."""
     part = np.zeros(len(users), dtype=np.int8)
@@ -700,7 +706,7 @@ def _assign(users: IntArray, time: np.ndarray | None, split: Split, seed: int) -
         return part
     if split.kind == "temporal":
         if time is None:
-            raise InteractionError("a temporal split needs times")
+            raise InteractionError("a temporal split needs the times of the interactions")
         order = np.argsort(time, kind="stable")
         test = _round_half_up(split.test * len(users))
         valid = _round_half_up(split.valid * len(users))
@@ -828,18 +834,16 @@ def _files_of_folder(folder: Path, format: Format | None) -> dict[str, Path]:
 def _read(file: Path, format: Format | None, columns: _Columns) -> tuple[_Table, Format]:
     """The table of a file and the format it was read in."""
     format = format or _BINARY.get(_ending(file))  # type: ignore[assignment]
+    if format == "npy":
+        return _read_npy(file, columns), format
+    if format == "npz":
+        return _read_npz(file), format
+    if format == "parquet":
+        return _read_parquet(file, columns), format
     try:
-        if format == "npy":
-            return _read_npy(file, columns), format
-        if format == "npz":
-            return _read_npz(file), format
-        if format == "parquet":
-            return _read_parquet(file, columns), format
         return _read_text(file, format, columns)
-    except OSError as error:
-        raise InteractionError(f"{file}: {error.strerror or _one_line(error)}") from None
-    except EOFError:
-        raise InteractionError(f"{file}: the compressed file ends too early") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InteractionError(f"{file}: damaged compressed file ({_one_line(error)})") from None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -849,7 +853,7 @@ def _read(file: Path, format: Format | None, columns: _Columns) -> tuple[_Table,
 def _read_npy(file: Path, columns: _Columns) -> _Table:
     try:
         array = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InteractionError(f"{file}: not an array of numbers ({_one_line(error)})") from None
     if not isinstance(array, np.ndarray):
         raise InteractionError(f"{file}: an archive of arrays, not one array")
@@ -891,7 +895,7 @@ def _fail_at(source: object, wrong: np.ndarray, message: str) -> None:
     if wrong.any():
         row = int(np.argmax(wrong))
         more = int(wrong.sum()) - 1
-        raise InteractionError(f"{source}: row {row}: {message}{f' (and {more} more)' if more else ''}")
+        raise InteractionError(f"{source}: row {row} (from 0): {message}{f' (and {more} more)' if more else ''}")
 
 
 def _check_finite(source: str, what: str, values: np.ndarray) -> None:
@@ -901,22 +905,20 @@ def _check_finite(source: str, what: str, values: np.ndarray) -> None:
         _fail_at(source, ~np.isfinite(values), f"{what} is not a number")
 
 
+# What numpy and scipy raise for files that hold something else, or less.
+_NOT_A_MATRIX = (
+    *(ValueError, KeyError, TypeError, AttributeError, IndexError),
+    *(EOFError, OverflowError, zipfile.BadZipFile, zlib.error),
+)
+
+
 def _read_npz(file: Path) -> _Table:
     try:
         matrix = sp.load_npz(file)
         if matrix.format in ("csr", "csc", "bsr"):
             matrix.check_format(full_check=True)
         matrix = matrix.tocoo()
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        IndexError,
-        EOFError,
-        zipfile.BadZipFile,
-        OverflowError,
-    ) as e:
+    except _NOT_A_MATRIX as e:
         raise InteractionError(f"{file}: not a sparse matrix saved by scipy ({_one_line(e)})") from None
     if matrix.data.dtype.kind not in "iufb":
         raise InteractionError(f"{file}: a matrix of {matrix.data.dtype}, not of numbers")
@@ -943,29 +945,29 @@ def _read_parquet(file: Path, columns: _Columns) -> _Table:
         names = parquet.schema_arrow.names
         found = _find_columns(names, columns, str(file))
         table = parquet.read(columns=[names[p] for p in found.values()])
-    except pa.ArrowException as error:
-        raise InteractionError(f"{file}: not a parquet file ({_one_line(error)})") from None
-    if table.num_rows == 0:
-        raise InteractionError(f"{file}: empty, no interactions")
-    ids: dict[str, _Ids] = {}
-    extra: dict[str, np.ndarray] = {}
-    for key, position in found.items():
-        column = table.column(names[position])
-        if column.null_count:
-            _fail_at(file, np.asarray(column.is_null()), f"{key} is missing")
-        if key in ("user", "item"):
-            if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
-                ids[key] = _Ids(_integer_ids(file, column.to_numpy(), key))
-            else:
-                encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
+        if table.num_rows == 0:
+            raise InteractionError(f"{file}: empty, no interactions")
+        ids: dict[str, _Ids] = {}
+        extra: dict[str, Any] = {}
+        for key, position in found.items():
+            column = table.column(names[position])
+            if column.null_count:
+                _fail_at(file, np.asarray(column.is_null()), f"{key} is missing")
+            if key in ("user", "item"):
+                if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+                    ids[key] = _Ids(_integer_ids(file, column.to_numpy(), key))
+                    continue
+                encoded = column.cast(pa.large_string()).combine_chunks().dictionary_encode()
                 words = np.asarray(encoded.dictionary.to_pylist(), dtype=np.str_)
                 codes = encoded.indices.to_numpy().astype(np.int64)
                 ids[key] = _ids_from_words([(codes, words)], integers_only=False, fail=_fail_rows(file, key))
-        elif pa.types.is_temporal(column.type):
-            extra[key] = column.cast(pa.timestamp("ns")).to_numpy().astype(np.int64)
-        else:
-            extra[key] = column.to_numpy()
-            _check_finite(str(file), key, extra[key])
+            elif pa.types.is_temporal(column.type):
+                extra[key] = column.cast(pa.timestamp("ns")).to_numpy().astype(np.int64)
+            else:
+                extra[key] = column.to_numpy()
+                _check_finite(str(file), key, extra[key])
+    except pa.ArrowException as error:
+        raise InteractionError(f"{file}: not readable as parquet ({_one_line(error)})") from None
     return _Table(str(file), ids["user"], ids["item"], **extra)
 
 
@@ -1093,6 +1095,8 @@ class _Layout:
     def fields(self, line: str) -> list[str]:
         """The fields of a line without quotes."""
         line = line.rstrip("\r\n")
+        if '"' in line and self.separator is not None and len(self.separator) == 1:
+            return next(csv.reader([line], delimiter=self.separator, skipinitialspace=True, quoting=self.quoting))
         return line.split() if self.separator is None else [f.strip(" ") for f in line.split(self.separator)]
 
 
@@ -1124,6 +1128,8 @@ def _lay_out(file: Path, format: Format | None, columns: _Columns) -> _Layout:
     except UnicodeDecodeError as error:
         line = sample.count(b"\n", 0, start + error.start) + 1
         raise InteractionError(f"{file}:{line}: not UTF-8 text") from None
+    if "\r" in text and "\n" not in text:
+        raise InteractionError(f"{file}: lines end in bare carriage returns; convert the file to newlines")
     number = 1
     lines = text.split("\n")
     while lines and (not lines[0].strip() or lines[0].lstrip().startswith(("#", "%"))):
@@ -1143,21 +1149,18 @@ def _lay_out(file: Path, format: Format | None, columns: _Columns) -> _Layout:
     if format is None and len(typed) == len(fields):
         format = "recbole"
     has_header = format in ("recbole", "table") or (
-        format is None and not columns.are_positions and not all(_is_number(f) for f in fields)
+        format is None
+        and not all(_is_number(f) for f in fields)
+        and (not columns.are_positions or _names_its_columns(fields, columns))
     )
     if has_header:
-        header = (
-            next(csv.reader([first], delimiter=separator, skipinitialspace=True))
-            if separator and len(separator) == 1
-            else fields
-        )
         if format is None and not isinstance(columns.user, str) and not isinstance(columns.item, str):
-            _require_a_header(header, f"{file}:{number}")
+            _require_a_header(fields, f"{file}:{number}")
         if not any(line.strip() for line in lines[1:]):
             raise InteractionError(f"{file}: empty, a header and no interactions")
         start += len(lines[0].encode()) + 1
         return replace(
-            plain, format=format or "table", start=start, first_line=number + 1, header=header, width=len(header)
+            plain, format=format or "table", start=start, first_line=number + 1, header=fields, width=len(fields)
         )
     rows = [f for f in (plain.fields(line) for line in lines) if f and f != [""]]
     if format is None:
@@ -1179,6 +1182,14 @@ def _is_number(token: str) -> bool:
     except ValueError:
         return not token
     return True
+
+
+def _names_its_columns(fields: list[str], columns: _Columns) -> bool:
+    """Whether a first line has, at the positions a caller gave, what such columns are usually called."""
+    return any(
+        isinstance(at := getattr(columns, key), int) and at < len(fields) and _plain(fields[at]) in names.split()
+        for key, names in _NAMES.items()
+    )
 
 
 def _require_a_header(header: Sequence[str], where: str) -> None:
@@ -1387,15 +1398,13 @@ def _rows_of(layout: _Layout) -> Iterator[tuple[int, list[str]]]:
     """Line number and fields of every row, one by one: to find what is wrong once it is known that something is."""
     with _open(layout.file) as stream:
         stream.seek(layout.start)
-        lines: Iterable[str] = (raw.decode("utf-8", errors="replace") for raw in stream)
+        lines = _decoded(layout, stream)
         if layout.separator is not None and len(layout.separator) == 1 and layout.format != "adjacency":
-            reader = csv.reader(
-                lines, delimiter=layout.separator, skipinitialspace=True, quoting=layout.quoting, strict=True
-            )
+            reader = csv.reader(lines, delimiter=layout.separator, skipinitialspace=True, quoting=layout.quoting)
             previous = 0
             try:
                 for row in reader:
-                    if row:
+                    if row and row != [""]:
                         yield layout.first_line + previous, row
                     previous = reader.line_num
             except csv.Error as error:
@@ -1405,6 +1414,14 @@ def _rows_of(layout: _Layout) -> Iterator[tuple[int, list[str]]]:
         for number, line in enumerate(lines, layout.first_line):
             if line.strip():
                 yield number, layout.fields(line)
+
+
+def _decoded(layout: _Layout, stream: IO[bytes]) -> Iterator[str]:
+    for number, raw in enumerate(stream, layout.first_line):
+        try:
+            yield raw.decode("utf-8")
+        except UnicodeDecodeError:
+            raise InteractionError(f"{layout.file}:{number}: not UTF-8 text") from None
 
 
 def _fail_at_line(
@@ -1432,10 +1449,12 @@ def _problem_of(row: list[str], layout: _Layout, position: dict[str, int], integ
             if token in _MISSING:
                 return f"{key} id is missing ({token!r})"
             if integers_only and not _INTEGRAL.fullmatch(token):
-                kind = "negative" if re.fullmatch(r"-\d+(\.0*)?", token) else "not an integer"
-                return f"{key} id {token!r} is {kind}"
-            if integers_only and float(token) > np.iinfo(np.int64).max:
-                return f"{key} id {token!r} does not fit 64 bits"
+                if re.fullmatch(r"-\d+(\.0*)?", token):
+                    return f"{key} id {token!r} is negative"
+                zeros = " (leading zeros: give the column by position to read strings)" if token.isdigit() else ""
+                return f"{key} id {token!r} is not an integer{zeros}"
+            if integers_only and float(token) >= (1e18 if layout.format == "adjacency" else 2.0**63):
+                return f"{key} id {token!r} is too large"
         elif token in _MISSING:
             return f"{key} is missing ({token!r})"
         elif key == "rating" and not (_is_number(token) and np.isfinite(float(token))):
@@ -1449,16 +1468,16 @@ def _ids_from_words(
     parts: list[tuple[IntArray, np.ndarray]], integers_only: bool, fail: Callable[[np.ndarray, str], None]
 ) -> _Ids:
     """Ids of a column that came in parts, each as codes into its own words."""
+    for codes, words in parts:
+        wrong = np.isin(words, _MISSING)
+        if wrong.any() or (codes < 0).any():
+            fail((codes < 0) | wrong[np.maximum(codes, 0)], "id is missing")
     numbers = [_as_integers(words) for _, words in parts]
     if all(n is not None for n in numbers):
         codes = np.concatenate([n[c] for n, (c, _) in zip(numbers, parts, strict=True) if n is not None])
         if (codes < 0).any():
             fail(codes < 0, "id is negative")
         return _Ids(codes)
-    for codes, words in parts:
-        wrong = np.isin(words, _MISSING)
-        if wrong.any() or (codes < 0).any():
-            fail((codes < 0) | wrong[np.maximum(codes, 0)], "id is missing")
     if integers_only:
         fail(np.ones(1, dtype=bool), "id is not an integer")
     vocabulary, position = np.unique(np.concatenate([w for _, w in parts]), return_inverse=True)

@@ -1,0 +1,339 @@
+"""The command line: train, evaluate, recommend, inspect, compare."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import jsonargparse
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from tabulate import tabulate
+
+from . import __version__
+from .datasets import demo
+from .experiment import Config, ModelName, ModelOptions, Run, default_config, run
+from .interactions import Format, Interactions, InteractionWarning, Split, load_interactions
+from .models.infodcl import InfoDCLOptions
+from .recommender import CheckpointError, Recommender
+from .training import TrainOptions
+
+GENERATED_NOTE = "The data are generated, with planted tastes: the numbers say that the program works, nothing more."
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Where the interactions come from.
+
+    Args:
+        data: a folder with train/valid/test files or one file of interactions; 'demo' is the generated data set.
+        format: how to read the files; told from their names and content by default.
+        split: how to split what is not split yet: 'ratio' (of each user), 'leave-one-out' or 'temporal'.
+        valid_share: share of the interactions for validation, where the library splits.
+        test_share: share of the interactions for test, where the library splits.
+        split_seed: of the random split; kept apart from --seed, so that seeds are compared on one split.
+        min_rating: keep only rows with at least this rating.
+        k_core: keep only users and items with at least this many interactions.
+        user_column: header name of the user column, where it is not one of the usual names.
+        item_column: the same for items.
+        rating_column: the same for ratings.
+        time_column: the same for times.
+    """
+
+    data: str = "demo"
+    format: Format | None = None
+    split: Literal["ratio", "leave-one-out", "temporal"] = "ratio"
+    valid_share: float = 0.1
+    test_share: float = 0.2
+    split_seed: int = 0
+    min_rating: float | None = None
+    k_core: int = 0
+    user_column: str | None = None
+    item_column: str | None = None
+    rating_column: str | None = None
+    time_column: str | None = None
+
+    def load(self) -> Interactions:
+        """Read the data set."""
+        if self.data == "demo":
+            return demo().interactions
+        return load_interactions(
+            self.data,
+            format=self.format,
+            split=Split(self.split, self.valid_share, self.test_share),
+            min_rating=self.min_rating,
+            k_core=self.k_core,
+            user_column=self.user_column,
+            item_column=self.item_column,
+            rating_column=self.rating_column,
+            time_column=self.time_column,
+            seed=self.split_seed,
+        )
+
+
+def _add_evaluation(parser: ArgumentParser) -> None:
+    parser.add_argument("--ks", type=tuple[int, ...], default=(10, 20, 50), help="cut-offs K of the metrics")
+    parser.add_argument(
+        "--mask_validation", type=bool, default=False, help="leave validation items out of the test ranking too"
+    )
+
+
+def _add_run(parser: ArgumentParser) -> None:
+    parser.add_argument("--config", action="config", help="YAML or JSON file with any of these options")
+    parser.add_class_arguments(DataOptions, as_group=True)
+    parser.add_class_arguments(ModelOptions, as_group=True)
+    parser.add_class_arguments(TrainOptions, as_group=True)
+    parser.add_class_arguments(InfoDCLOptions, "infodcl", as_group=True)
+    _add_evaluation(parser)
+    parser.add_argument("--device", type=str | None, default=None, help="such as 'cpu' or 'cuda'; CUDA where there is one")
+    parser.add_argument("--progress", type=bool, default=True, help="show progress bars")
+    parser.add_argument("--threads", type=int | None, default=None, help="CPU threads; torch's own choice by default")
+
+
+def make_parser() -> ArgumentParser:
+    """The parser of ``infodcl-geo``."""
+    parser = ArgumentParser(
+        prog="infodcl-geo",
+        description="Train, evaluate and query InfoDCL and its baselines on user-item interactions.",
+        version=__version__,
+    )
+    commands = parser.add_subcommands()
+
+    training = ArgumentParser(
+        description="Train a model, choose its epoch on validation, score the test split once. "
+        "The defaults shown are those of InfoDCL; each model has its own."
+    )
+    _add_run(training)
+    training.add_argument(
+        "--out", type=str | None, default=None, help="folder for metrics.json and the checkpoint; nothing is kept without"
+    )
+    commands.add_subcommand("train", training, help="train a model and save it")
+
+    comparison = ArgumentParser(
+        description="Train several models with several seeds on the same data and print one table of test metrics."
+    )
+    _add_run(comparison)
+    comparison.add_argument(
+        "--models", type=list[ModelName], default=["popularity", "lightgcn", "infodcl"], help="models, in the table's order"
+    )
+    comparison.add_argument("--seeds", type=list[int], default=[0], help="seeds; each model is trained once with each")
+    comparison.add_argument("--out", type=str | None, default=None, help="CSV file for the table's runs")
+    commands.add_subcommand("compare", comparison, help="train several models and print a table")
+
+    evaluation = ArgumentParser(description="Score a saved model on a held-out split.")
+    evaluation.add_argument("--checkpoint", type=str, required=True, help="folder that train wrote")
+    evaluation.add_class_arguments(DataOptions, as_group=True)
+    evaluation.add_argument("--on", type=Literal["valid", "test"], default="test", help="split to score")
+    _add_evaluation(evaluation)
+    commands.add_subcommand("evaluate", evaluation, help="score a saved model")
+
+    recommendation = ArgumentParser(description="Recommend items to users of a saved model.")
+    recommendation.add_argument("--checkpoint", type=str, required=True, help="folder that train wrote")
+    recommendation.add_argument("--users", type=list[str | int], required=True, help="raw user ids, such as [3,17] or ann")
+    recommendation.add_argument("--k", type=int, default=10, help="items for each user")
+    recommendation.add_argument("--include_seen", type=bool, default=False, help="also items the user already has")
+    recommendation.add_argument("--json", type=bool, default=False, help="print JSON instead of a table")
+    commands.add_subcommand("recommend", recommendation, help="recommend items to users of a saved model")
+
+    inspection = ArgumentParser(description="Read a data set and print what it holds.")
+    inspection.add_class_arguments(DataOptions, as_group=True)
+    commands.add_subcommand("inspect", inspection, help="print the numbers of a data set")
+    return parser
+
+
+def _pick(namespace: Namespace, kind: type) -> Any:
+    return kind(**{field.name: namespace[field.name] for field in fields(kind)})
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    nested = {f"infodcl.{name}": value for name, value in asdict(config.infodcl).items()}
+    return {**asdict(config.model), **asdict(config.training), **nested}
+
+
+def _config(namespace: Namespace) -> Config:
+    infodcl = InfoDCLOptions(**{field.name: namespace.infodcl[field.name] for field in fields(InfoDCLOptions)})
+    return Config(_pick(namespace, ModelOptions), _pick(namespace, TrainOptions), infodcl)
+
+
+def _config_of(model: ModelName, argv: Sequence[str]) -> Config:
+    """The options of ``argv`` over the defaults of ``model``."""
+    parser = make_parser()
+    command = argv[0]
+    parser.set_defaults({f"{command}.{name}": value for name, value in _flat(default_config(model)).items()})
+    return _config(parser.parse_args([*argv, "--model", model])[command])
+
+
+def _percent_free(metrics: dict[str, float], names: Sequence[str]) -> list[str]:
+    return [f"{metrics[name]:.4f}" if name in metrics else "-" for name in names]
+
+
+def _headline(ks: Sequence[int]) -> list[str]:
+    k = 20 if 20 in ks else max(ks)
+    return [f"recall@{k}", f"ndcg@{k}"]
+
+
+def _train(options: Namespace, argv: Sequence[str]) -> None:
+    data = _pick(options, DataOptions).load()
+    config = _config_of(options.model, argv)
+    outcome = run(
+        data,
+        config,
+        ks=tuple(options.ks),
+        mask_validation=options.mask_validation,
+        device=options.device,
+        progress=options.progress,
+    )
+    names = [f"{metric}@{k}" for k in options.ks for metric in ("recall", "ndcg", "precision", "mrr", "hit")]
+    rows = [
+        ["validation", *_percent_free(outcome.result.validation, _headline(options.ks))],
+        ["test", *_percent_free(outcome.test, _headline(options.ks))],
+    ]
+    print(f"\n{config.model.model} on {data.name}, best epoch {outcome.result.best_epoch}")
+    print(tabulate(rows, headers=["split", *_headline(options.ks)], tablefmt="github", disable_numparse=True))
+    if data.generated:
+        print(GENERATED_NOTE)
+    if options.out:
+        folder = Path(options.out)
+        Recommender.from_run(outcome, data).save(folder)
+        content = {**outcome.metrics(), "data": data.name, "generated": data.generated, "metrics": names}
+        (folder / "metrics.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        print(f"saved in {folder}")
+
+
+def _compare(options: Namespace, argv: Sequence[str]) -> None:
+    import pandas as pd
+
+    data = _pick(options, DataOptions).load()
+    headline = _headline(options.ks)
+    table, records = [], []
+    for model in options.models:
+        runs: list[Run] = []
+        for seed in options.seeds if model != "popularity" else options.seeds[:1]:
+            config = _config_of(model, [*argv, "--seed", str(seed)])
+            runs.append(
+                run(
+                    data,
+                    config,
+                    ks=tuple(options.ks),
+                    mask_validation=options.mask_validation,
+                    device=options.device,
+                    progress=options.progress,
+                )
+            )
+            last = runs[-1]
+            records.append(
+                {
+                    "data": data.name,
+                    "model": model,
+                    "seed": seed,
+                    "best_epoch": last.result.best_epoch,
+                    "seconds_per_epoch": last.result.seconds_per_epoch,
+                    **{f"valid {name}": value for name, value in last.result.validation.items()},
+                    **{f"test {name}": value for name, value in last.test.items()},
+                }
+            )
+        cells = []
+        for name in headline:
+            values = torch.tensor([one.test[name] for one in runs], dtype=torch.float64)
+            spread = f" ± {values.std():.4f}" if len(runs) > 1 else ""
+            cells.append(f"{values.mean():.4f}{spread}")
+        seconds = torch.tensor([one.result.seconds_per_epoch for one in runs]).median()
+        table.append([model, *cells, f"{seconds:.3f}" if seconds > 0 else "-"])
+    header = ["model", *(f"test {name}" for name in headline), "s/epoch"]
+    print(f"\n{data!r}")
+    print(tabulate(table, headers=header, tablefmt="github", disable_numparse=True))
+    if data.generated:
+        print(GENERATED_NOTE)
+    if options.out:
+        path = Path(options.out)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(records).to_csv(path, index=False)
+        print(f"saved in {path}")
+
+
+def _evaluate(options: Namespace) -> None:
+    recommender = Recommender.load(options.checkpoint)
+    data = _pick(options, DataOptions).load()
+    metrics, unknown = recommender.evaluate(
+        data, options.on, ks=tuple(options.ks), mask_validation=options.mask_validation
+    )
+    if unknown:
+        print(f"{unknown} held-out interactions of users or items the model does not know are left out")
+    rows = [
+        [metric, *(f"{metrics[f'{metric}@{k}']:.4f}" for k in options.ks)]
+        for metric in ("recall", "ndcg", "precision", "mrr", "hit")
+    ]
+    headers = [options.on, *(f"@{k}" for k in options.ks)]
+    print(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))
+
+
+def _recommend(options: Namespace) -> None:
+    recommender = Recommender.load(options.checkpoint)
+    answers = recommender.recommend(options.users, options.k, exclude_seen=not options.include_seen)
+    if options.json:
+        rows = [
+            {"user": answer.user, "items": answer.items.tolist(), "scores": answer.scores.tolist()}
+            for answer in answers
+        ]
+        print(json.dumps(rows))
+        return
+    lines = [
+        [answer.user, place, item, f"{score:.4f}"]
+        for answer in answers
+        for place, (item, score) in enumerate(zip(answer.items, answer.scores, strict=True), 1)
+    ]
+    print(tabulate(lines, headers=["user", "rank", "item", "score"], tablefmt="github", disable_numparse=True))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``infodcl-geo``; 0 on success, 1 on an error that the user can mend, 2 on wrong usage."""
+    argv = [_with_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
+    parser = make_parser()
+    options = parser.parse_args(argv)
+    command = options.subcommand
+    chosen = options[command]
+    if getattr(chosen, "threads", None):
+        torch.set_num_threads(chosen.threads)
+    # torch announces on the first product that its CSR layout is young.
+    warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+    warnings.showwarning = _show_warning
+    try:
+        if command == "train":
+            _train(chosen, argv)
+        elif command == "compare":
+            _compare(chosen, argv)
+        elif command == "evaluate":
+            _evaluate(chosen)
+        elif command == "recommend":
+            _recommend(chosen)
+        else:
+            print(_pick(chosen, DataOptions).load().summary())
+    except (ValueError, CheckpointError, FloatingPointError, OSError) as error:
+        print(f"infodcl-geo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("infodcl-geo: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _with_underscores(word: str) -> str:
+    """``--batch-size`` as well as ``--batch_size``."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+    kind = "" if issubclass(category, InteractionWarning) else f"{category.__name__}: "
+    print(f"warning: {kind}{message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""All-ranking evaluation: every item is ranked for every user, in chunks of users."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Scorer = Callable[[Tensor], Tensor]
+"""Scores ``[B, num_items]`` of all items for a tensor of users ``[B]``; higher is better."""
+
+METRICS = ("recall", "ndcg", "precision", "mrr", "hit")
+
+
+def dot_scorer(users: Tensor, items: Tensor) -> Scorer:
+    """Inner products of user embeddings ``[M, d]`` with item embeddings ``[N, d]``."""
+    return lambda rows: users[rows] @ items.T
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Metrics of each evaluated user; :meth:`mean` gives the exact averages that papers report."""
+
+    users: Tensor
+    """``[n]`` users with at least one held-out item"""
+    per_user: dict[str, Tensor]
+    """``"recall@20"`` and the like, float64 ``[n]`` each"""
+
+    def mean(self) -> dict[str, float]:
+        """Average of each metric over the evaluated users (NaN if there are none)."""
+        return {name: float(values.mean()) for name, values in self.per_user.items()}
+
+
+class _Pairs:
+    """Interactions sorted by user, so that a chunk of users is one slice."""
+
+    def __init__(self, pairs: Sequence[Tensor], num_users: int) -> None:
+        joined = torch.cat(list(pairs), dim=1)
+        order = joined[0].argsort(stable=True)
+        self.user, self.item = joined[:, order]
+        self.degree = torch.bincount(self.user, minlength=num_users)
+        self.pointer = torch.cat([self.degree.new_zeros(1), self.degree.cumsum(0)])
+
+    def rows(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """For sorted distinct ``users``: position in ``users`` and item of each of their pairs."""
+        degree = self.degree[users]
+        position = torch.repeat_interleave(torch.arange(users.numel(), device=users.device), degree)
+        first = torch.repeat_interleave(self.pointer[users] - degree.cumsum(0) + degree, degree)
+        return position, self.item[first + torch.arange(position.numel(), device=users.device)]
+
+
+@torch.no_grad()
+def rank_items(
+    scorer: Scorer, users: Tensor, k: int, *, seen: Sequence[Tensor], num_users: int, chunk_size: int = 1024
+) -> tuple[Tensor, Tensor]:
+    """The ``k`` best items of each user, seen items left out.
+
+    Args:
+        scorer: see :data:`Scorer`.
+        users: sorted distinct users ``[n]``.
+        seen: pairs ``[2, E]`` that must not be recommended (training interactions, say).
+        chunk_size: users scored at a time; memory is ``chunk_size * num_items`` scores.
+
+    Returns:
+        Items ``[n, k]`` and scores ``[n, k]``, best first. Where fewer than ``k`` items are left the item is -1 and
+        the score ``-inf``; a list longer than the catalogue is cut to its length.
+    """
+    known = _Pairs(seen, num_users) if len(seen) else None
+    items, values = [], []
+    for chunk in users.split(chunk_size):
+        scores = scorer(chunk)
+        if known is not None:
+            position, item = known.rows(chunk)
+            scores[position, item] = -torch.inf
+        value, item = scores.topk(min(k, scores.size(1)), dim=1)
+        items.append(item.masked_fill(value == -torch.inf, -1))
+        values.append(value)
+    if not items:
+        return users.new_empty(0, k), torch.empty(0, k, device=users.device)
+    return torch.cat(items), torch.cat(values)
+
+
+def evaluate(
+    scorer: Scorer,
+    held_out: Tensor,
+    *,
+    num_users: int,
+    num_items: int,
+    seen: Sequence[Tensor] = (),
+    ks: Sequence[int] = (10, 20, 50),
+    chunk_size: int = 1024,
+) -> Ranking:
+    r"""Recall, NDCG, precision, MRR and hit rate at every ``k`` over the users with held-out items.
+
+    For a user with held-out items :math:`T_u` and ranked list :math:`r_1, r_2, \dots` without the seen items, with
+    :math:`h_j = [r_j \in T_u]`:
+
+    .. math::
+        \text{recall@}k = \frac{\sum_{j \le k} h_j}{|T_u|}, \quad
+        \text{precision@}k = \frac{\sum_{j \le k} h_j}{k}, \quad
+        \text{hit@}k = [\textstyle\sum_{j \le k} h_j > 0], \quad
+        \text{mrr@}k = \max_{j \le k} \frac{h_j}{j},
+
+    .. math::
+        \text{ndcg@}k = \frac{\sum_{j \le k} h_j / \log_2(j+1)}{\sum_{j \le \min(k, |T_u|)} 1 / \log_2(j+1)}.
+
+    Args:
+        scorer: see :data:`Scorer`; propagate before, not inside.
+        held_out: pairs ``[2, E]`` of the validation or the test split.
+        seen: pairs left out of the ranking (training interactions; also validation ones where that is wanted).
+        ks: cut-offs.
+        chunk_size: users scored at a time.
+
+    Raises:
+        ValueError: if a cut-off is not positive.
+    """
+    if not ks or min(ks) < 1:
+        raise ValueError(f"cut-offs must be positive, not {tuple(ks)}")
+    users = held_out[0].unique()
+    ranked, _ = rank_items(scorer, users, max(ks), seen=seen, num_users=num_users, chunk_size=chunk_size)
+    targets = torch.bincount(held_out[0], minlength=num_users)[users].to(torch.float64)
+    keys = (held_out[0] * num_items + held_out[1]).sort().values
+    wanted = users[:, None] * num_items + ranked
+    found = torch.searchsorted(keys, wanted).clamp(max=max(keys.numel() - 1, 0))
+    hits = ((keys[found] == wanted) & (ranked >= 0)).to(torch.float64) if keys.numel() else torch.zeros(0, max(ks))
+    return Ranking(users, _metrics(hits, targets, ks))
+
+
+def _metrics(hits: Tensor, targets: Tensor, ks: Sequence[int]) -> dict[str, Tensor]:
+    width = hits.size(1)
+    place = torch.arange(1, max(max(ks), width) + 1, device=hits.device, dtype=torch.float64)
+    discount = 1.0 / torch.log2(place + 1)
+    ideal = torch.cat([discount.new_zeros(1), discount.cumsum(0)])
+    result: dict[str, Tensor] = {}
+    for k in ks:
+        top = hits[:, :k]
+        count = top.sum(1)
+        result[f"recall@{k}"] = count / targets
+        result[f"ndcg@{k}"] = (top @ discount[: top.size(1)]) / ideal[targets.long().clamp(max=k)]
+        result[f"precision@{k}"] = count / k
+        result[f"mrr@{k}"] = (top / place[: top.size(1)]).max(1).values if top.numel() else count
+        result[f"hit@{k}"] = (count > 0).to(torch.float64)
+    return result

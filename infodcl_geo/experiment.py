@@ -1,0 +1,235 @@
+"""From interactions to a trained and scored model: pretraining, channels, model, training, test."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from .channels import item_similarity_metadata, spectral_embeddings, user_similarity_metadata
+from .evaluation import dot_scorer, evaluate
+from .graph import normalized_adjacency
+from .interactions import Interactions
+from .models.base import EmbeddingModel
+from .models.infodcl import InfoDCL, InfoDCLOptions
+from .models.lightgcn import LightGCN
+from .models.popularity import popularity_embeddings
+from .training import TrainOptions, TrainResult, train
+
+ModelName = Literal["infodcl", "lightgcn", "mf", "popularity"]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model is trained, and what it is built from.
+
+    Args:
+        model: 'infodcl', 'lightgcn', 'mf' (matrix factorisation with propagation at inference) or 'popularity'.
+        dim: embedding size.
+        num_layers: propagation layers.
+        penalty: weight of the squared norms of the batch's embeddings.
+        init_std: standard deviation of the initial embeddings.
+        channels: metadata channels of InfoDCL: 'item' (similar items), 'user' (similar users) or 'both'.
+        similar_items: neighbours of each item in the item channel.
+        pretraining: vectors that the channels aggregate: 'svd' (closed form, seconds) or 'lightgcn' (trained first).
+    """
+
+    model: ModelName = "infodcl"
+    dim: int = 64
+    num_layers: int = 2
+    penalty: float = 1e-3
+    init_std: float = 0.1
+    channels: Literal["item", "user", "both"] = "both"
+    similar_items: int = 20
+    pretraining: Literal["svd", "lightgcn"] = "svd"
+
+    def __post_init__(self) -> None:
+        if self.model not in get_args(ModelName):
+            raise ValueError(f"model must be one of {', '.join(get_args(ModelName))}, not {self.model!r}")
+        for name in ("dim", "similar_items"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("num_layers", "penalty", "init_std"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} cannot be negative: {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that, with the data, determines a run."""
+
+    model: ModelOptions = ModelOptions()
+    training: TrainOptions = TrainOptions()
+    infodcl: InfoDCLOptions = InfoDCLOptions()
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def default_config(model: ModelName, **training: Any) -> Config:
+    """The settings each model is best at on the validation split of Amazon-Office, each searched with one budget.
+
+    Args:
+        model: name of the model.
+        training: fields of :class:`~infodcl_geo.training.TrainOptions` to change, such as ``seed`` or ``epochs``.
+    """
+    config = Config(model=ModelOptions(model=model))
+    if model == "lightgcn":
+        config = Config(model=ModelOptions(model=model, num_layers=3, penalty=1e-3))
+    return replace(config, training=replace(config.training, **training))
+
+
+@dataclass
+class Run:
+    """A trained model with its numbers."""
+
+    config: Config
+    users: Tensor
+    """user embeddings that rank, ``[M, d]``"""
+    items: Tensor
+    """item embeddings that rank, ``[N, d]``"""
+    result: TrainResult
+    test: dict[str, float]
+    preparation_seconds: dict[str, float] = field(default_factory=dict)
+    """what happens once before training: pretraining and channels"""
+    model: EmbeddingModel | None = None
+    """``None`` for models without weights of their own"""
+
+    def metrics(self) -> dict[str, Any]:
+        """Content of ``metrics.json``."""
+        return {
+            "model": self.config.model.model,
+            "seed": self.config.training.seed,
+            "best_epoch": self.result.best_epoch,
+            "epochs_run": len(self.result.epoch_seconds),
+            "seconds_per_epoch": self.result.seconds_per_epoch,
+            "preparation_seconds": self.preparation_seconds,
+            "validation": self.result.validation,
+            "test": self.test,
+            "config": self.config.to_dict(),
+        }
+
+
+def pretrain(
+    data: Interactions, config: Config, *, device: torch.device, progress: bool = True
+) -> tuple[Tensor, Tensor]:
+    """User and item vectors ``[M, d]``, ``[N, d]`` that the channels aggregate, from the training split alone.
+
+    ``svd``: :func:`~infodcl_geo.channels.spectral_embeddings`. ``lightgcn``: a LightGCN trained with its default
+    settings and selected on validation; its propagated embeddings.
+    """
+    dim = config.model.dim
+    if config.model.pretraining == "svd":
+        return spectral_embeddings(data.train, data.num_users, data.num_items, dim)
+    teacher = default_config("lightgcn", seed=config.training.seed)
+    teacher = replace(teacher, model=replace(teacher.model, dim=dim))
+    model = build_model(data, teacher, {}).to(device)
+    train(model, data, teacher.training, progress=progress)
+    users, items = model.embeddings()
+    return users.cpu(), items.cpu()
+
+
+def build_channels(data: Interactions, config: Config, users: Tensor, items: Tensor) -> dict[str, Tensor]:
+    """The similarity channels that ``config`` asks for, from pretrained vectors."""
+    chosen = config.model.channels
+    channels = {}
+    if chosen in ("item", "both"):
+        channels["item"] = item_similarity_metadata(
+            data.train, data.num_users, data.num_items, items, top_k=config.model.similar_items
+        )
+    if chosen in ("user", "both"):
+        channels["user"] = user_similarity_metadata(data.train, data.num_users, data.num_items, users)
+    return channels
+
+
+def build_model(data: Interactions, config: Config, channels: dict[str, Tensor]) -> EmbeddingModel:
+    """The model that ``config`` names, with weights from its seed."""
+    options = config.model
+    torch.manual_seed(config.training.seed)
+    graph = normalized_adjacency(data.train, data.num_users, data.num_items)
+    shared: dict[str, Any] = {
+        "num_layers": options.num_layers,
+        "penalty": options.penalty,
+        "init_std": options.init_std,
+    }
+    if options.model == "infodcl":
+        return InfoDCL(graph, data.num_users, data.num_items, channels, options=config.infodcl, **shared)
+    if options.model == "lightgcn":
+        return LightGCN(graph, data.num_users, data.num_items, dim=options.dim, **shared)
+    if options.model == "mf":
+        return EmbeddingModel(graph, data.num_users, data.num_items, dim=options.dim, **shared)
+    raise ValueError(f"{options.model} has no weights to train")
+
+
+def score(
+    data: Interactions,
+    users: Tensor,
+    items: Tensor,
+    split: Literal["valid", "test"],
+    *,
+    ks: tuple[int, ...] = (10, 20, 50),
+    mask_validation: bool = False,
+) -> dict[str, float]:
+    """Metrics of embeddings on a held-out split, training items left out of the ranking.
+
+    Args:
+        mask_validation: in test, leave the validation items out of the ranking as well.
+    """
+    seen = [data.train] if split == "valid" or not mask_validation else [data.train, data.valid]
+    ranking = evaluate(
+        dot_scorer(users, items),
+        getattr(data, split).to(users.device),
+        num_users=data.num_users,
+        num_items=data.num_items,
+        seen=[pairs.to(users.device) for pairs in seen],
+        ks=ks,
+    )
+    return ranking.mean()
+
+
+def run(
+    data: Interactions,
+    config: Config = Config(),  # noqa: B008 (frozen)
+    *,
+    channels: dict[str, Tensor] | None = None,
+    ks: tuple[int, ...] = (10, 20, 50),
+    mask_validation: bool = False,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+    on_evaluation: Callable[[int, dict[str, float]], None] | None = None,
+) -> Run:
+    """Train a model, select its epoch on validation, score the test split once.
+
+    Args:
+        data: interactions with their split.
+        config: model and settings; see :func:`default_config`.
+        channels: metadata ``[num_items, d]`` by name instead of the similarity channels of ``config``.
+        ks: cut-offs of the metrics.
+        mask_validation: leave validation items out of the test ranking.
+        device: where to train; a CUDA device if there is one.
+        progress: show progress bars.
+        on_evaluation: see :func:`~infodcl_geo.training.train`.
+    """
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if config.model.model == "popularity":
+        users, items = popularity_embeddings(data.train.to(target), data.num_users, data.num_items)
+        result = TrainResult(validation=score(data, users, items, "valid", ks=ks) if data.valid.size(1) else {})
+        test = score(data, users, items, "test", ks=ks, mask_validation=mask_validation)
+        return Run(config, users, items, result, test)
+    seconds: dict[str, float] = {}
+    if config.model.model == "infodcl" and channels is None:
+        start = time.perf_counter()
+        vectors = pretrain(data, config, device=target, progress=progress)
+        seconds["pretraining"] = time.perf_counter() - start
+        start = time.perf_counter()
+        channels = build_channels(data, config, *vectors)
+        seconds["channels"] = time.perf_counter() - start
+    model = build_model(data, config, channels or {}).to(target)
+    result = train(model, data, config.training, ks=ks, progress=progress, on_evaluation=on_evaluation)
+    users, items = model.embeddings()
+    test = score(data, users, items, "test", ks=ks, mask_validation=mask_validation)
+    return Run(config, users, items, result, test, seconds, model)

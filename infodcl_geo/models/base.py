@@ -1,0 +1,84 @@
+"""What every recommender with ID embeddings shares."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..graph import Graph, propagate
+from ..nn.losses import bpr_loss, embedding_penalty
+from ..sampling import Batch
+
+
+class EmbeddingModel(nn.Module):
+    r"""User and item embeddings, trained by BPR, ranked by inner product after LightGCN propagation.
+
+    The training objective is a dictionary of weighted terms, whose sum is minimised. On its own this is matrix
+    factorisation: :math:`\mathcal L = w\,\mathcal L_{bpr} + \lambda\,\mathcal L_{reg}` (InfoDCL eq. 12 and 15) on the
+    embeddings as they are, with propagation at inference alone (section 3.4); ``num_layers=0`` is plain MF.
+
+    Args:
+        graph: normalised adjacency over users and items, see :func:`~infodcl_geo.graph.normalized_adjacency`.
+        num_users, num_items: M and N.
+        dim: embedding size d.
+        num_layers: propagation layers K.
+        penalty: weight of the squared norms of the batch's embeddings.
+        init_std: standard deviation of the initial embeddings.
+        bpr_weight: weight w of BPR.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        num_users: int,
+        num_items: int,
+        *,
+        dim: int = 64,
+        num_layers: int = 2,
+        penalty: float = 1e-3,
+        init_std: float = 0.1,
+        bpr_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if graph.shape != (num_users + num_items, num_users + num_items):
+            raise ValueError(f"{num_users} users and {num_items} items need a graph of their sum, not {graph.shape}")
+        self.graph = graph
+        self.num_users, self.num_items, self.dim = num_users, num_items, dim
+        self.num_layers, self.penalty, self.init_std, self.bpr_weight = num_layers, penalty, init_std, bpr_weight
+        self.user_embedding = nn.Embedding(num_users, dim)
+        self.item_embedding = nn.Embedding(num_items, dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.user_embedding.weight, std=self.init_std)
+        nn.init.normal_(self.item_embedding.weight, std=self.init_std)
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        super()._apply(fn, recurse)
+        self.graph = self.graph.to(self.user_embedding.weight.device)
+        return self
+
+    def propagated(self) -> tuple[Tensor, Tensor]:
+        """User and item embeddings ``[M, d]``, ``[N, d]`` after K layers of propagation, differentiable."""
+        nodes = torch.cat([self.user_embedding.weight, self.item_embedding.weight])
+        users, items = propagate(self.graph, nodes, self.num_layers).split([self.num_users, self.num_items])
+        return users, items
+
+    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Weighted terms of the objective for one batch; their sum is what the step minimises."""
+        users = F.embedding(batch.users, self.user_embedding.weight)
+        positives = F.embedding(batch.positives, self.item_embedding.weight)
+        negatives = F.embedding(batch.negatives, self.item_embedding.weight)
+        return {
+            "bpr": self.bpr_weight * bpr_loss(users, positives, negatives),
+            "reg": self.penalty * embedding_penalty(users, positives, negatives),
+        }
+
+    @torch.no_grad()
+    def embeddings(self) -> tuple[Tensor, Tensor]:
+        """What ranks: user embeddings ``[M, d]`` and item embeddings ``[N, d]``, scored by inner product."""
+        return self.propagated()
+
+    def extra_repr(self) -> str:
+        return f"users={self.num_users}, items={self.num_items}, dim={self.dim}, num_layers={self.num_layers}"

@@ -1,0 +1,166 @@
+"""InfoDCL: informative noise, one diffusion step as contrastive view, propagation only at inference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from infodcl_geo.kernels import infonce
+
+from ..graph import Graph
+from ..nn.diffusion import Denoiser, ForwardDiffusion, Schedule
+from ..nn.losses import balance_loss, reconstruction_loss
+from ..nn.psnet import Basis, PSNet
+from ..sampling import Batch
+from .base import EmbeddingModel
+
+
+@dataclass(frozen=True)
+class InfoDCLOptions:
+    """Hyper-parameters of InfoDCL beside those of :class:`~infodcl_geo.models.base.EmbeddingModel`.
+
+    Args:
+        basis: which SVD PSNet uses: 'population', 'batch' or 'item'.
+        reconstruction: weight 1 - lambda_b of the reconstruction loss; BPR weighs 1 minus it (eq. 14).
+        contrast: weight lambda_c of the mean InfoNCE over the anchors (eq. 11).
+        balance: weight lambda_l of the collaboration balance loss (eq. 13); 0 is the ablation "w/o CBL".
+        balance_kind: 'norm' as in the paper or 'squared' as in the authors' program.
+        temperature: tau of InfoNCE.
+        schedule: noise schedule: 'linear', 'exp', 'cosine' or 'sqrt'.
+        steps: diffusion steps T.
+        spectral: False is the ablation "w/o SR".
+        contextual: False is the ablation "w/o CR".
+        psnet: False is the ablation "w/o PSNet": plain Gaussian noise.
+        gate: PSNet's residual gate: 'paper' or 'signed'.
+        metadata_scale: root mean square of the metadata's entries; the noise has 1.
+    """
+
+    basis: Basis = "population"
+    reconstruction: float = 0.4
+    contrast: float = 0.01
+    balance: float = 5e-5
+    balance_kind: Literal["norm", "squared"] = "squared"
+    temperature: float = 0.5
+    schedule: Schedule = "exp"
+    steps: int = 200
+    spectral: bool = True
+    contextual: bool = True
+    psnet: bool = True
+    gate: Literal["paper", "signed"] = "paper"
+    metadata_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.reconstruction <= 1:
+            raise ValueError(f"reconstruction is a share of the objective, from 0 to 1, not {self.reconstruction}")
+        for name in ("contrast", "balance"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is a weight and cannot be negative: {getattr(self, name)}")
+        for name in ("temperature", "metadata_scale"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+
+
+class _Channel(nn.Module):
+    """One channel of metadata with its own PSNet and denoiser."""
+
+    metadata: Tensor
+
+    def __init__(self, metadata: Tensor, options: InfoDCLOptions) -> None:
+        super().__init__()
+        rms = metadata.square().mean().sqrt().clamp(min=torch.finfo(metadata.dtype).tiny)
+        metadata = metadata * (options.metadata_scale / rms)
+        # Rebuilt from the data, so a checkpoint of the weights need not carry it.
+        self.register_buffer("metadata", metadata, persistent=False)
+        self.psnet: PSNet | None = None
+        if options.psnet:
+            self.psnet = PSNet(
+                metadata.size(1),
+                basis=options.basis,
+                spectral=options.spectral,
+                contextual=options.contextual,
+                gate=options.gate,
+            ).fit(metadata)
+        self.denoiser = Denoiser(metadata.size(1))
+
+    def forward(self, e: Tensor, items: Tensor, t: Tensor, noise: Tensor, diffusion: ForwardDiffusion) -> Tensor:
+        if self.psnet is not None:
+            noise = self.psnet(noise, self.metadata[items])
+        return self.denoiser(diffusion(e, noise, t), t)
+
+
+class InfoDCL(EmbeddingModel):
+    r"""InfoDCL (KDD '26), eq. 14:
+
+    .. math::
+        \mathcal L = (1-\lambda_b)\,\mathcal L_r + \lambda_b\,\mathcal L_{bpr} + \lambda_c\,\mathcal L_{con}
+            + \lambda_l\,\mathcal L_c + \lambda_g\,\mathcal L_{reg}
+
+    For each anchor item of the batch and each channel, Gaussian noise and the channel's metadata become informative
+    noise, the item embedding is noised to a random step t and denoised at once; the generated embedding must
+    reconstruct the item's (eq. 10) and be closest to it among all items (eq. 11). The channels' terms are summed
+    (section 3.3). Inference is LightGCN propagation of the embeddings, without diffusion (section 3.4).
+
+    Args:
+        graph, num_users, num_items, num_layers, penalty, init_std: as in
+            :class:`~infodcl_geo.models.base.EmbeddingModel`.
+        channels: metadata ``[num_items, d]`` by the channel's name; its width is the embedding size.
+        options: see :class:`InfoDCLOptions`.
+
+    Raises:
+        ValueError: without channels, or if their shapes differ or do not fit ``num_items``.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        num_users: int,
+        num_items: int,
+        channels: Mapping[str, Tensor],
+        *,
+        num_layers: int = 2,
+        penalty: float = 1e-3,
+        init_std: float = 0.1,
+        options: InfoDCLOptions = InfoDCLOptions(),  # noqa: B008 (frozen)
+    ) -> None:
+        shapes = {tuple(metadata.shape) for metadata in channels.values()}
+        if len(shapes) != 1:
+            raise ValueError(f"InfoDCL needs channels of one shape, got {sorted(shapes) or 'none'}")
+        rows, dim = shapes.pop()
+        if rows != num_items:
+            raise ValueError(f"channels have {rows} rows for {num_items} items")
+        super().__init__(
+            graph,
+            num_users,
+            num_items,
+            dim=dim,
+            num_layers=num_layers,
+            penalty=penalty,
+            init_std=init_std,
+            bpr_weight=1 - options.reconstruction,
+        )
+        self.options = options
+        self.diffusion = ForwardDiffusion(options.schedule, options.steps)
+        self.channels = nn.ModuleDict({name: _Channel(metadata, options) for name, metadata in channels.items()})
+
+    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        options, items = self.options, batch.anchors
+        terms = super().loss(batch)
+        e = F.embedding(items, self.item_embedding.weight)
+        t = self.diffusion.sample_steps(items.numel(), generator)
+        noise = torch.randn(e.shape, generator=generator, device=e.device, dtype=e.dtype)
+        for channel in self.channels.values():
+            generated = channel(e, items, t, noise, self.diffusion)
+            parts = {"recon": options.reconstruction * reconstruction_loss(e, generated)}
+            if options.contrast:
+                contrast = infonce(generated, self.item_embedding.weight, items, options.temperature)
+                parts["nce"] = options.contrast * contrast
+            if options.balance:
+                parts["balance"] = options.balance * balance_loss(generated, options.balance_kind)
+            for name, value in parts.items():
+                terms[name] = terms[name] + value if name in terms else value
+        return terms

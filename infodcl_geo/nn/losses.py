@@ -1,0 +1,57 @@
+"""Terms of the training objective, each a mean, so that its weight does not depend on the batch size."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def bpr_loss(users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+    r"""Bayesian personalised ranking, :math:`-\operatorname{mean} \ln\sigma(u^\top i - u^\top j)` (InfoDCL eq. 12).
+
+    Args:
+        users, positives, negatives: embeddings ``[B, d]``.
+    """
+    return F.softplus((users * (negatives - positives)).sum(-1)).mean()
+
+
+def reconstruction_loss(target: Tensor, generated: Tensor) -> Tensor:
+    r"""Mean squared distance :math:`\operatorname{mean}_i \|e_i - \hat e_i\|^2` (InfoDCL eq. 10 over the anchors).
+
+    Args:
+        target, generated: embeddings ``[B, d]``; the gradient flows into both.
+    """
+    return (target - generated).square().sum(-1).mean()
+
+
+def balance_loss(generated: Tensor, kind: Literal["norm", "squared"] = "norm") -> Tensor:
+    r"""Collaboration balance loss over the B generated embeddings.
+
+    - ``norm``: :math:`\frac1B \big(\sum_i |\hat e_i|^2\big)^{1/2}` (InfoDCL eq. 13);
+    - ``squared``: :math:`\frac1B \sum_i |\hat e_i|^2` (the authors' program).
+
+    Args:
+        generated: embeddings ``[B, d]``.
+    """
+    squared = generated.square().sum()
+    if kind == "squared":
+        return squared / generated.size(0)
+    if kind == "norm":
+        # The square root has no gradient at zero; the smallest normal number keeps it finite there.
+        return squared.clamp(min=torch.finfo(generated.dtype).tiny).sqrt() / generated.size(0)
+    raise ValueError(f"balance loss must be 'norm' or 'squared', not {kind!r}")
+
+
+def embedding_penalty(*embeddings: Tensor) -> Tensor:
+    r"""Mean squared norm of a batch's embeddings, :math:`\sum_X \frac1B \sum_b \|x_b\|^2` (InfoDCL eq. 15).
+
+    Args:
+        embeddings: tensors ``[B, d]``, for BPR those of users, positives and negatives.
+    """
+    total = embeddings[0].square().sum(-1).mean()
+    for block in embeddings[1:]:
+        total = total + block.square().sum(-1).mean()
+    return total

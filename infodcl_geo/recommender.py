@@ -1,0 +1,189 @@
+"""A trained recommender on disk and in memory: recommendations for raw user ids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .evaluation import dot_scorer, evaluate, rank_items
+from .experiment import Run
+from .interactions import IdMap, Interactions
+
+WEIGHTS, METADATA = "model.safetensors", "model.json"
+_FORMAT = 1
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read; the message is one line and names the file."""
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The best items of one user, best first."""
+
+    user: Any
+    items: np.ndarray
+    """raw item ids"""
+    scores: np.ndarray
+    """inner products, float32"""
+
+
+@dataclass(frozen=True)
+class Recommender:
+    """Embeddings that rank, with the ids and the seen items that belong to them.
+
+    Args:
+        users: user embeddings ``[M, d]``.
+        items: item embeddings ``[N, d]``.
+        user_ids, item_ids: raw ids of the rows.
+        seen: pairs ``[2, E]`` that are not recommended again.
+        config: settings of the training run, for the record.
+        weights: parameters of the trained model by name.
+    """
+
+    users: Tensor
+    items: Tensor
+    user_ids: IdMap
+    item_ids: IdMap
+    seen: Tensor
+    config: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def from_run(cls, run: Run, data: Interactions) -> Recommender:
+        """The recommender of a training run; items of the training and validation splits count as seen."""
+        return cls(
+            run.users.cpu(),
+            run.items.cpu(),
+            data.user_ids,
+            data.item_ids,
+            torch.cat([data.train, data.valid], dim=1),
+            run.config.to_dict(),
+            {name: value.cpu() for name, value in run.model.state_dict().items()} if run.model is not None else {},
+        )
+
+    def recommend(self, users: Sequence[Any], k: int = 10, *, exclude_seen: bool = True) -> list[Recommendation]:
+        """The ``k`` best items of each user.
+
+        Args:
+            users: raw user ids.
+            k: length of the lists; shorter where fewer items are left.
+            exclude_seen: leave out items the user interacted with in training and validation.
+
+        Raises:
+            UnknownIdError: if a user is not among the trained ones.
+            ValueError: if ``k`` is not positive.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, not {k}")
+        rows = torch.from_numpy(self.user_ids.encode(np.asarray(users)))
+        distinct, place = rows.unique(return_inverse=True)
+        items, scores = rank_items(
+            dot_scorer(self.users, self.items),
+            distinct,
+            k,
+            seen=[self.seen] if exclude_seen else [],
+            num_users=len(self.user_ids),
+        )
+        answers = []
+        for user, row in zip(users, place.tolist(), strict=True):
+            kept = items[row] >= 0
+            answers.append(
+                Recommendation(user, self.item_ids.decode(items[row][kept].numpy()), scores[row][kept].numpy())
+            )
+        return answers
+
+    def evaluate(
+        self,
+        data: Interactions,
+        split: Literal["valid", "test"] = "test",
+        *,
+        ks: tuple[int, ...] = (10, 20, 50),
+        mask_validation: bool = False,
+    ) -> tuple[dict[str, float], int]:
+        """Metrics on a held-out split of ``data``, whose ids are matched with the trained ones.
+
+        Returns:
+            The metrics, and the number of held-out interactions left out because user or item was not trained.
+        """
+        known = {}
+        unknown = 0
+        for name in ("train", "valid", "test"):
+            pairs = getattr(data, name)
+            rows = np.stack(
+                [
+                    self.user_ids.encode(data.user_ids.decode(pairs[0].numpy()), missing=-1),
+                    self.item_ids.encode(data.item_ids.decode(pairs[1].numpy()), missing=-1),
+                ]
+            )
+            matched = (rows >= 0).all(0)
+            if name == split:
+                unknown = int((~matched).sum())
+            known[name] = torch.from_numpy(rows[:, matched])
+        ranking = evaluate(
+            dot_scorer(self.users, self.items),
+            known[split],
+            num_users=len(self.user_ids),
+            num_items=len(self.item_ids),
+            seen=[known["train"], known["valid"]] if mask_validation and split == "test" else [known["train"]],
+            ks=ks,
+        )
+        return ranking.mean(), unknown
+
+    def save(self, folder: str | PathLike[str]) -> None:
+        """Write ``model.safetensors`` (weights, embeddings, seen pairs) and ``model.json`` (settings, id maps)."""
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {f"weights.{name}": value.contiguous() for name, value in self.weights.items()}
+        tensors |= {"users": self.users.contiguous(), "items": self.items.contiguous(), "seen": self.seen.contiguous()}
+        # A second name for a tensor's memory is refused by the format.
+        save_file({name: value.clone() for name, value in tensors.items()}, folder / WEIGHTS)
+        content = {
+            "format": _FORMAT,
+            "config": self.config,
+            "user_ids": json.loads(self.user_ids.to_json()),
+            "item_ids": json.loads(self.item_ids.to_json()),
+        }
+        (folder / METADATA).write_text(json.dumps(content), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | PathLike[str]) -> Recommender:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            CheckpointError: if a file is missing, damaged, or of a newer format.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        folder = Path(folder)
+        try:
+            content = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+            if content["format"] > _FORMAT:
+                raise CheckpointError(f"{folder / METADATA}: written by a newer version, format {content['format']}")
+            tensors = load_file(folder / WEIGHTS)
+            users, items, seen = (tensors.pop(name) for name in ("users", "items", "seen"))
+            return cls(
+                users,
+                items,
+                IdMap.from_json(json.dumps(content["user_ids"])),
+                IdMap.from_json(json.dumps(content["item_ids"])),
+                seen,
+                content["config"],
+                {name.removeprefix("weights."): value for name, value in tensors.items()},
+            )
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{folder}: no checkpoint here, {Path(error.filename).name} is missing") from error
+        except (json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CheckpointError(f"{folder}: damaged checkpoint ({reason})") from error

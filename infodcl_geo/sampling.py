@@ -1,0 +1,120 @@
+"""Batches of users, positives, negatives and contrastive anchors, drawn on the tensors' device."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+Anchors = Literal["items", "positives", "unique"]
+
+
+class Batch(NamedTuple):
+    """One training step's rows, all int64."""
+
+    users: Tensor
+    """``[B]``"""
+    positives: Tensor
+    """``[B]`` items of the users' training interactions"""
+    negatives: Tensor
+    """``[B]`` items that are not"""
+    anchors: Tensor
+    """``[A]`` items whose embeddings are diffused and contrasted"""
+
+
+class NegativeSampler:
+    """Uniform negatives, exact: an item of the user's training interactions is never drawn.
+
+    A draw is a rank among the user's items without interaction, turned into an item by one binary search: no
+    rejection, no loop, the same work for every draw.
+
+    Args:
+        interactions: training pairs, int64 ``[2, E]``, without duplicates.
+    """
+
+    def __init__(self, interactions: Tensor, num_users: int, num_items: int) -> None:
+        self.num_items = num_items
+        keys = (interactions[0] * num_items + interactions[1]).sort().values
+        users = keys // num_items
+        self.degree = torch.bincount(users, minlength=num_users)
+        self.start = self.degree.cumsum(0) - self.degree
+        # The k-th positive p_k of a user has p_k - k negatives before it.
+        position = torch.arange(keys.numel(), device=keys.device) - self.start[users]
+        self.keys = keys - position
+
+    def __call__(self, users: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """One negative item for each of ``users`` ``[B]``; users with every item are an error of the caller's."""
+        free = self.num_items - self.degree[users]
+        uniform = torch.rand(users.shape, generator=generator, device=users.device, dtype=torch.float64)
+        rank = torch.minimum((uniform * free).long(), free - 1)
+        before = torch.searchsorted(self.keys, users * self.num_items + rank, right=True) - self.start[users]
+        return rank + before
+
+
+class BatchSampler:
+    """An epoch of shuffled training interactions with negatives and anchors.
+
+    Args:
+        interactions: training pairs, int64 ``[2, E]``, without duplicates.
+        batch_size: interactions a step; the last batch of an epoch holds what is left.
+        anchors: which items are diffused and contrasted in a step (the sum of InfoDCL eq. 10 and 11):
+            ``"items"``: all items, each once an epoch, spread evenly over the steps;
+            ``"positives"``: the batch's positive items, repeats included, so popular items count more;
+            ``"unique"``: the batch's positive items, each once.
+        generator: source of all randomness, on the interactions' device.
+    """
+
+    def __init__(
+        self,
+        interactions: Tensor,
+        num_users: int,
+        num_items: int,
+        *,
+        batch_size: int = 2048,
+        anchors: Anchors = "items",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        if anchors not in ("items", "positives", "unique"):
+            raise ValueError(f"anchors must be 'items', 'positives' or 'unique', not {anchors!r}")
+        self.negatives = NegativeSampler(interactions, num_users, num_items)
+        saturated = self.negatives.degree >= num_items
+        if bool(saturated.any()):
+            count = int(saturated.sum())
+            warnings.warn(
+                f"{count} user(s) interacted with every item and have no negatives: left out of training batches",
+                stacklevel=2,
+            )
+            interactions = interactions[:, ~saturated[interactions[0]]]
+        if interactions.size(1) == 0:
+            raise ValueError("no training interaction has a negative item to compare with")
+        self.interactions = interactions
+        self.num_items = num_items
+        self.batch_size = batch_size
+        self.anchors = anchors
+        self.generator = generator
+
+    def __len__(self) -> int:
+        return -(-self.interactions.size(1) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        device = self.interactions.device
+        users, items = self.interactions[:, self._permutation(self.interactions.size(1), device)]
+        negatives = self.negatives(users, self.generator)
+        steps = len(self)
+        anchor_sets = self._permutation(self.num_items, device).tensor_split(steps) if self.anchors == "items" else None
+        for step in range(steps):
+            window = slice(step * self.batch_size, (step + 1) * self.batch_size)
+            positives = items[window]
+            if anchor_sets is not None:
+                anchors = anchor_sets[step]
+            else:
+                anchors = positives.unique() if self.anchors == "unique" else positives
+            yield Batch(users[window], positives, negatives[window], anchors)
+
+    def _permutation(self, size: int, device: torch.device) -> Tensor:
+        return torch.randperm(size, generator=self.generator, device=device)

@@ -1,0 +1,173 @@
+"""The training loop: epochs of batches, selection on validation, early stopping."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .evaluation import dot_scorer, evaluate
+from .interactions import Interactions
+from .models.base import EmbeddingModel
+from .sampling import Anchors, BatchSampler
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How a model is trained.
+
+    Args:
+        epochs: passes over the training interactions, at most.
+        batch_size: interactions a step.
+        lr: learning rate of Adam.
+        anchors: items that InfoDCL diffuses in a step: 'items' (each item once an epoch), 'positives' (the batch's
+            positive items) or 'unique' (those without repeats).
+        eval_every: epochs between validations.
+        patience: epochs without a better validation after which training stops.
+        monitor: validation metric that selects the epoch.
+        seed: of initial weights, shuffling, negatives and noise.
+    """
+
+    epochs: int = 600
+    batch_size: int = 2048
+    lr: float = 0.005
+    anchors: Anchors = "items"
+    eval_every: int = 5
+    patience: int = 100
+    monitor: str = "recall@20"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "eval_every", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not self.lr > 0:
+            raise ValueError(f"lr must be positive, not {self.lr}")
+
+
+@dataclass
+class TrainResult:
+    """What a training run found; the model it was run on holds the best epoch's weights."""
+
+    best_epoch: int = 0
+    validation: dict[str, float] = field(default_factory=dict)
+    """metrics of the best epoch on the validation split"""
+    epoch_seconds: list[float] = field(default_factory=list)
+    """training time of each epoch, evaluation excluded"""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """for each validated epoch its number, loss terms and metrics"""
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        return statistics.median(self.epoch_seconds) if self.epoch_seconds else 0.0
+
+
+def make_optimizer(model: torch.nn.Module, lr: float) -> torch.optim.Optimizer:
+    """Adam in its fused implementation, which updates each table in one pass."""
+    return torch.optim.Adam(model.parameters(), lr=lr, fused=True)
+
+
+def train(
+    model: EmbeddingModel,
+    data: Interactions,
+    options: TrainOptions = TrainOptions(),  # noqa: B008 (frozen)
+    *,
+    ks: tuple[int, ...] = (10, 20, 50),
+    progress: bool = True,
+    on_evaluation: Callable[[int, dict[str, float]], None] | None = None,
+) -> TrainResult:
+    """Train ``model`` and leave it with the weights of its best epoch on validation.
+
+    The test split is never looked at. Without validation interactions the last epoch counts as the best.
+
+    Args:
+        model: on the device where training happens.
+        data: its training and validation splits are used.
+        options: see :class:`TrainOptions`.
+        ks: cut-offs of the validation metrics.
+        progress: show a progress bar with the loss terms, the monitored metric and the time left.
+        on_evaluation: called with the epoch and the validation metrics after each validation; an exception of
+            its own ends the training (a pruned trial, say).
+
+    Raises:
+        ValueError: if ``options.monitor`` is not among the metrics.
+        FloatingPointError: if the loss is not finite.
+    """
+    device = model.user_embedding.weight.device
+    generator = torch.Generator(device).manual_seed(options.seed)
+    interactions, valid = data.train.to(device), data.valid.to(device)
+    sampler = BatchSampler(
+        interactions,
+        data.num_users,
+        data.num_items,
+        batch_size=options.batch_size,
+        anchors=options.anchors,
+        generator=generator,
+    )
+    optimizer = make_optimizer(model, options.lr)
+    result = TrainResult()
+    best_state: dict[str, Tensor] | None = None
+    best = -float("inf")
+    bar = tqdm(range(1, options.epochs + 1), unit="epoch", disable=not progress, desc=type(model).__name__)
+    for epoch in bar:
+        start = time.perf_counter()
+        terms = train_epoch(model, sampler, optimizer, generator)
+        result.epoch_seconds.append(time.perf_counter() - start)
+        total = sum(terms.values())
+        if total != total or abs(total) == float("inf"):
+            raise FloatingPointError(f"the loss is {total} in epoch {epoch}: {terms}; a smaller lr may help")
+        if epoch % options.eval_every and epoch != options.epochs:
+            continue
+        if valid.size(1):
+            users, items = model.embeddings()
+            metrics = evaluate(
+                dot_scorer(users, items),
+                valid,
+                num_users=data.num_users,
+                num_items=data.num_items,
+                seen=[interactions],
+                ks=ks,
+            ).mean()
+            if options.monitor not in metrics:
+                raise ValueError(f"monitor must be one of {', '.join(metrics)}, not {options.monitor!r}")
+        else:
+            metrics = {options.monitor: float(epoch)}
+        result.history.append({"epoch": epoch, **terms, **metrics})
+        if metrics[options.monitor] > best:
+            best, result.best_epoch = metrics[options.monitor], epoch
+            result.validation = metrics if valid.size(1) else {}
+            best_state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        shown = {name: f"{value:.4g}" for name, value in terms.items()}
+        bar.set_postfix({**shown, options.monitor: f"{metrics[options.monitor]:.4f}", "best": f"{best:.4f}"})
+        if on_evaluation is not None:
+            on_evaluation(epoch, metrics)
+        if epoch - result.best_epoch >= options.patience:
+            break
+    bar.close()
+    if best_state is not None:
+        model.load_state_dict(best_state)
+    return result
+
+
+def train_epoch(
+    model: EmbeddingModel,
+    sampler: BatchSampler,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator | None = None,
+) -> dict[str, float]:
+    """One pass over the sampler's batches; the mean of each loss term."""
+    sums: dict[str, Tensor] = {}
+    for batch in sampler:
+        optimizer.zero_grad(set_to_none=True)
+        terms = model.loss(batch, generator)
+        torch.stack(list(terms.values())).sum().backward()
+        optimizer.step()
+        for name, value in terms.items():
+            # Summed as tensors: reading a value each step would wait for the device.
+            sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+    return {name: float(value) / len(sampler) for name, value in sums.items()}
