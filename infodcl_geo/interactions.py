@@ -17,13 +17,12 @@ import json
 import re
 import sys
 import warnings
-import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn, get_args
+from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -371,6 +370,12 @@ class _Columns:
     @property
     def are_positions(self) -> bool:
         return any(isinstance(c, int) for c in (self.user, self.item, self.rating, self.time))
+
+
+class _Fail(Protocol):
+    """Raise for the rows that are wrong; ``integers`` says that the column must hold integers."""
+
+    def __call__(self, wrong: np.ndarray, message: str, integers: bool = ...) -> None: ...
 
 
 def _one_line(error: object) -> str:
@@ -853,7 +858,7 @@ def _read(file: Path, format: Format | None, columns: _Columns) -> tuple[_Table,
 def _read_npy(file: Path, columns: _Columns) -> _Table:
     try:
         array = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # whatever numpy meets in damaged bytes
         raise InteractionError(f"{file}: not an array of numbers ({_one_line(error)})") from None
     if not isinstance(array, np.ndarray):
         raise InteractionError(f"{file}: an archive of arrays, not one array")
@@ -905,20 +910,13 @@ def _check_finite(source: str, what: str, values: np.ndarray) -> None:
         _fail_at(source, ~np.isfinite(values), f"{what} is not a number")
 
 
-# What numpy and scipy raise for files that hold something else, or less.
-_NOT_A_MATRIX = (
-    *(ValueError, KeyError, TypeError, AttributeError, IndexError),
-    *(EOFError, OverflowError, zipfile.BadZipFile, zlib.error),
-)
-
-
 def _read_npz(file: Path) -> _Table:
     try:
         matrix = sp.load_npz(file)
         if matrix.format in ("csr", "csc", "bsr"):
             matrix.check_format(full_check=True)
         matrix = matrix.tocoo()
-    except _NOT_A_MATRIX as e:
+    except Exception as e:  # whatever numpy and scipy meet in damaged bytes
         raise InteractionError(f"{file}: not a sparse matrix saved by scipy ({_one_line(e)})") from None
     if matrix.data.dtype.kind not in "iufb":
         raise InteractionError(f"{file}: a matrix of {matrix.data.dtype}, not of numbers")
@@ -960,7 +958,7 @@ def _read_parquet(file: Path, columns: _Columns) -> _Table:
                 encoded = column.cast(pa.large_string()).combine_chunks().dictionary_encode()
                 words = np.asarray(encoded.dictionary.to_pylist(), dtype=np.str_)
                 codes = encoded.indices.to_numpy().astype(np.int64)
-                ids[key] = _ids_from_words([(codes, words)], integers_only=False, fail=_fail_rows(file, key))
+                ids[key] = _ids_from_words([(codes, words)], integers_only=False, fail=_failing_rows(file, key))
             elif pa.types.is_temporal(column.type):
                 extra[key] = column.cast(pa.timestamp("ns")).to_numpy().astype(np.int64)
             else:
@@ -971,8 +969,8 @@ def _read_parquet(file: Path, columns: _Columns) -> _Table:
     return _Table(str(file), ids["user"], ids["item"], **extra)
 
 
-def _fail_rows(file: Path, what: str) -> Callable[[np.ndarray, str], None]:
-    def fail(wrong: np.ndarray, message: str) -> None:
+def _failing_rows(file: Path, what: str) -> _Fail:
+    def fail(wrong: np.ndarray, message: str, integers: bool = False) -> None:
         _fail_at(file, wrong, f"{what} {message}")
 
     return fail
@@ -1071,6 +1069,7 @@ def _shown(header: Sequence[str]) -> str:
 _SAMPLE = 1 << 20
 _BLOCK = 1 << 24
 _ROWS = 1 << 20
+_LONGEST = 1000  # characters of an id; more is a quote that never closed, and fixed-width arrays would be huge
 _MISSING = ("", "nan", "NaN", "NULL", "null", "<NA>")
 _INTEGER = re.compile(r"0|[1-9]\d*")
 _INTEGRAL = re.compile(r"(?:0|[1-9]\d*)(?:\.0*)?|\d\.\d+[eE][+-]?\d+")
@@ -1294,7 +1293,7 @@ def _read_adjacency(layout: _Layout) -> _Table:
     for block in _blocks(layout):
         parsed = _parse_integers(block, layout.separator)
         if parsed is None:
-            _fail_at_line(layout, {"user": 0})
+            _fail_at_line(layout, {}, ("user", "item"))
         values, per_line = parsed
         per_line = per_line[per_line > 0]
         heads = np.cumsum(per_line) - per_line
@@ -1318,7 +1317,7 @@ def _read_pairs(layout: _Layout, position: dict[str, int], may_be_strings: bool)
             return _read_table(layout, position, integers_only=not may_be_strings)
         values, per_line = parsed
         if not np.isin(per_line, (0, layout.width)).all():
-            _fail_at_line(layout, position, integers_only=True)
+            _fail_at_line(layout, position, ("user", "item"))
         parts.append(values.reshape(-1, layout.width).T)
     column = {key: np.concatenate([p[at] for p in parts]) for key, at in position.items()}
     return _Table(
@@ -1331,11 +1330,8 @@ def _read_table(layout: _Layout, position: dict[str, int], integers_only: bool =
     doubled = layout.separator == "::"  # pandas' fast parser takes one character: every second column is then empty
     scale = 2 if doubled else 1
     width = scale * (layout.width - 1) + 1
-
-    def fail(wrong: object = None, message: str = "") -> None:
-        _fail_at_line(layout, position, integers_only, message)
-
-    _check_widths(layout, fail)
+    need = ("user", "item") if integers_only else ()
+    _check_widths(layout, lambda: _fail_at_line(layout, position, need))
     words: dict[str, list[tuple[IntArray, np.ndarray]]] = {key: [] for key in position}
     try:
         with _open(layout.file) as stream:
@@ -1346,7 +1342,7 @@ def _read_table(layout: _Layout, position: dict[str, int], integers_only: bool =
                 header=None,
                 names=list(range(width)),
                 index_col=False,
-                dtype={scale * at: "category" for at in position.values()},
+                dtype={scale * at: object for at in position.values()},
                 keep_default_na=False,
                 skipinitialspace=True,
                 quoting=layout.quoting,
@@ -1355,14 +1351,23 @@ def _read_table(layout: _Layout, position: dict[str, int], integers_only: bool =
                 encoding="utf-8",
             ):
                 for key, at in position.items():
-                    column = chunk[scale * at].cat
-                    vocabulary = np.char.strip(np.asarray(column.categories, dtype=np.str_))
-                    words[key].append((column.codes.to_numpy().astype(np.int64), vocabulary))
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:
-        fail(message=f"cannot be parsed ({_one_line(error)})")
-    ids = {key: _ids_from_words(words[key], integers_only, fail) for key in ("user", "item")}
-    rating = _numbers_from_words(words["rating"], fail) if "rating" in position else None
-    time = _times_from_words(words["time"], fail) if "time" in position else None
+                    codes, distinct = pd.factorize(chunk[scale * at])
+                    if max(map(len, distinct)) > _LONGEST:
+                        _fail_at_line(layout, position, need)
+                    words[key].append((codes.astype(np.int64), np.char.strip(np.asarray(distinct, dtype=np.str_))))
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        _fail_at_line(layout, position, need, f"cannot be parsed ({_one_line(error)})")
+
+    def failing(key: str) -> _Fail:
+        def fail(wrong: np.ndarray, message: str, integers: bool = integers_only) -> NoReturn:
+            also = (key,) if integers else ()
+            _fail_at_line(layout, position, (*need, *also), f"{key} {message}")
+
+        return fail
+
+    ids = {key: _ids_from_words(words[key], integers_only, failing(key)) for key in ("user", "item")}
+    rating = _numbers_from_words(words["rating"], failing("rating")) if "rating" in position else None
+    time = _times_from_words(words["time"], failing("time")) if "time" in position else None
     return _Table(str(layout.file), ids["user"], ids["item"], rating, time)
 
 
@@ -1425,17 +1430,20 @@ def _decoded(layout: _Layout, stream: IO[bytes]) -> Iterator[str]:
 
 
 def _fail_at_line(
-    layout: _Layout, position: dict[str, int], integers_only: bool = True, otherwise: str = ""
+    layout: _Layout, position: dict[str, int], integers: Collection[str], otherwise: str = "cannot be parsed"
 ) -> NoReturn:
-    """Raise for the first line that is wrong, by the rules that the vectorised readers check in bulk."""
+    """Raise for the first line that is wrong, by the rules that the vectorised readers check in bulk.
+
+    ``integers`` are the columns that must hold integers; ``otherwise`` is said if no line by itself is wrong.
+    """
     for number, row in _rows_of(layout):
-        problem = _problem_of(row, layout, position, integers_only)
+        problem = _problem_of(row, layout, position, integers)
         if problem:
-            raise InteractionError(f"{layout.file}:{number}: {problem}")
-    raise InteractionError(f"{layout.file}: {otherwise or 'cannot be parsed'}")
+            raise InteractionError(f"{layout.file}:{number}: {problem}") from None
+    raise InteractionError(f"{layout.file}: {otherwise}") from None
 
 
-def _problem_of(row: list[str], layout: _Layout, position: dict[str, int], integers_only: bool) -> str | None:
+def _problem_of(row: list[str], layout: _Layout, position: dict[str, int], integers: Collection[str]) -> str | None:
     if layout.format == "adjacency":
         named = [("user", row[0]), *(("item", token) for token in row[1:])]
     else:
@@ -1445,15 +1453,17 @@ def _problem_of(row: list[str], layout: _Layout, position: dict[str, int], integ
             return f"{len(row)} fields where {layout.width} are expected{hint}{also}"
         named = [(key, row[at].strip()) for key, at in position.items()]
     for key, token in named:
+        if len(token) > _LONGEST:
+            return f"{key} of {len(token)} characters (an open quote?)"
         if key in ("user", "item"):
             if token in _MISSING:
                 return f"{key} id is missing ({token!r})"
-            if integers_only and not _INTEGRAL.fullmatch(token):
+            if key in integers and not _INTEGRAL.fullmatch(token):
                 if re.fullmatch(r"-\d+(\.0*)?", token):
                     return f"{key} id {token!r} is negative"
                 zeros = " (leading zeros: give the column by position to read strings)" if token.isdigit() else ""
                 return f"{key} id {token!r} is not an integer{zeros}"
-            if integers_only and float(token) >= (1e18 if layout.format == "adjacency" else 2.0**63):
+            if key in integers and float(token) >= (1e18 if layout.format == "adjacency" else 2.0**63):
                 return f"{key} id {token!r} is too large"
         elif token in _MISSING:
             return f"{key} is missing ({token!r})"
@@ -1464,9 +1474,7 @@ def _problem_of(row: list[str], layout: _Layout, position: dict[str, int], integ
     return None
 
 
-def _ids_from_words(
-    parts: list[tuple[IntArray, np.ndarray]], integers_only: bool, fail: Callable[[np.ndarray, str], None]
-) -> _Ids:
+def _ids_from_words(parts: list[tuple[IntArray, np.ndarray]], integers_only: bool, fail: _Fail) -> _Ids:
     """Ids of a column that came in parts, each as codes into its own words."""
     for codes, words in parts:
         wrong = np.isin(words, _MISSING)
@@ -1476,7 +1484,7 @@ def _ids_from_words(
     if all(n is not None for n in numbers):
         codes = np.concatenate([n[c] for n, (c, _) in zip(numbers, parts, strict=True) if n is not None])
         if (codes < 0).any():
-            fail(codes < 0, "id is negative")
+            fail(codes < 0, "id is negative", True)
         return _Ids(codes)
     if integers_only:
         fail(np.ones(1, dtype=bool), "id is not an integer")
@@ -1502,9 +1510,7 @@ def _as_integers(words: np.ndarray) -> IntArray | None:
     return floats.astype(np.int64)
 
 
-def _numbers_from_words(
-    parts: list[tuple[IntArray, np.ndarray]], fail: Callable[[np.ndarray, str], None]
-) -> npt.NDArray[np.float64]:
+def _numbers_from_words(parts: list[tuple[IntArray, np.ndarray]], fail: _Fail) -> npt.NDArray[np.float64]:
     columns = []
     for codes, words in parts:
         try:
@@ -1517,7 +1523,7 @@ def _numbers_from_words(
     return np.concatenate(columns)
 
 
-def _times_from_words(parts: list[tuple[IntArray, np.ndarray]], fail: Callable[[np.ndarray, str], None]) -> np.ndarray:
+def _times_from_words(parts: list[tuple[IntArray, np.ndarray]], fail: _Fail) -> np.ndarray:
     """Times as numbers: as they are written, or nanoseconds of a date."""
     columns = []
     for codes, words in parts:
