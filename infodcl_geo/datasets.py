@@ -87,11 +87,13 @@ def demo(
         The data with what was planted.
     """
     rng = np.random.default_rng(seed)
-    tastes = _tastes(rng, num_users, num_interests)
+    shares = _shares(rng, num_users, num_interests)
+    tastes = shares / shares.sum(axis=1, keepdims=True)
     topics = _topics(rng, num_items, num_interests)
     popularity = (10.0 + rng.permutation(num_items)) ** -0.7
     background = 0.02
-    weights = popularity * (tastes @ topics.T + background)
+    # The product is of small whole numbers, so no order of summation rounds it differently on another machine.
+    weights = popularity * (shares @ topics.T / 20 + background)
 
     # n_u successive draws without replacement are the n_u smallest of exponential times with rates w_ui.
     arrival = -np.log1p(-rng.random(weights.shape)) / weights
@@ -100,7 +102,7 @@ def demo(
     taken = np.argsort(np.argsort(arrival, axis=1), axis=1) < np.maximum(count, 5)[:, None]
 
     used = np.flatnonzero(taken.any(axis=0))
-    topics, taken = topics[:, :][used], taken[:, used]
+    topics, taken = topics[used], taken[:, used]
     pairs = torch.from_numpy(np.stack(np.nonzero(taken)))
     train, valid, test = split_interactions(pairs, Split("ratio", valid=0.1, test=0.2), seed=seed)
     interactions = Interactions(
@@ -127,14 +129,13 @@ def demo(
     )
 
 
-def _tastes(rng: np.random.Generator, num_users: int, num_interests: int) -> npt.NDArray[np.float64]:
-    """Shares of one to three interests for each user; the first has the largest share."""
+def _shares(rng: np.random.Generator, num_users: int, num_interests: int) -> npt.NDArray[np.float64]:
+    """How a user's taste divides over one to three interests, in twentieths; the first has the largest share."""
     chosen = np.argsort(rng.random((num_users, num_interests)), axis=1)[:, :3]
     how_many = 1 + (rng.random(num_users) < 0.7).astype(int) + (rng.random(num_users) < 0.3)
-    shares = np.array([[1.0, 0.0, 0.0], [0.65, 0.35, 0.0], [0.5, 0.3, 0.2]])[how_many - 1]
-    tastes = np.zeros((num_users, num_interests))
-    np.put_along_axis(tastes, chosen, shares, axis=1)
-    return tastes
+    shares = np.zeros((num_users, num_interests))
+    np.put_along_axis(shares, chosen, np.array([[20.0, 0, 0], [13, 7, 0], [10, 6, 4]])[how_many - 1], axis=1)
+    return shares
 
 
 def _topics(rng: np.random.Generator, num_items: int, num_interests: int) -> npt.NDArray[np.float64]:
@@ -166,14 +167,11 @@ def _friends(rng: np.random.Generator, tastes: npt.NDArray[np.float64], per_user
 def _knowledge(
     rng: np.random.Generator, topics: npt.NDArray[np.float64], relation_names: tuple[str, ...]
 ) -> tuple[IntArray, tuple[str, ...]]:
-    """Triples ``[3, T]``, two facts an item and relation; each topic has four entities of each relation."""
+    """Triples ``[3, T]``: two facts for each item and relation; each topic has four entities of each relation."""
     num_items, num_interests = topics.shape
     entities, facts = 4, 2
     shape = (num_items, len(relation_names), facts)
-    item, relation = np.broadcast_arrays(
-        np.arange(num_items)[:, None, None], np.arange(len(relation_names))[None, :, None]
-    )[:2]
-    item, relation = np.broadcast_to(item, shape), np.broadcast_to(relation, shape)
+    item, relation, _ = np.indices(shape)
     first, last = topics.argmax(axis=1), num_interests - 1 - topics[:, ::-1].argmax(axis=1)
     own = np.where(rng.random(shape) < 0.5, first[item], last[item])
     random = (rng.random(shape) * num_interests).astype(np.int64)

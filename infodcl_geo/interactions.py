@@ -661,8 +661,8 @@ def _all_ids(columns: Sequence[_Ids]) -> np.ndarray:
     """The ascending distinct ids of several columns; integers only if all columns are integers."""
     distinct = [c.distinct() for c in columns]
     if not all(c.are_integers for c in columns):
-        distinct = [d.astype(np.str_) for d in distinct]
-    return np.unique(np.concatenate(distinct))
+        return np.unique(np.concatenate([d.astype(np.str_) for d in distinct]))
+    return np.sort(pd.unique(np.concatenate(distinct)))
 
 
 def _without_duplicates(key: IntArray, table: _Table) -> tuple[IntArray, IntArray]:
@@ -719,8 +719,12 @@ def _assign(users: IntArray, time: np.ndarray | None, split: Split, seed: int) -
         part[order[len(users) - test - valid : len(users) - test]] = 1
         return part
 
-    random = np.random.default_rng(seed).random(len(users))
-    order = np.lexsort((random, users) if split.kind == "ratio" or time is None else (random, time, users))
+    random = np.random.default_rng(seed).integers(1 << 32, size=len(users))
+    if split.kind == "ratio" or time is None:
+        # One stable sort of one integer takes a third of the time of a lexicographic one.
+        order = np.argsort((users << 32) | random, kind="stable")
+    else:
+        order = np.lexsort((random, time, users))
     count = np.bincount(users)
     # Position from the end within each user's interactions, in the order drawn above: 0 is the last.
     from_end = np.cumsum(count)[users[order]] - 1 - np.arange(len(users))
