@@ -510,7 +510,7 @@ def from_hetero_data(
     Args:
         data: the graph.
         edge_type: the edges from users to items; default: the only edge type between two different node types that is
-            not a reverse (``rev_...``).
+            not a reverse (``rev_...``), or the only one of these from nodes called ``user``.
         valid: validation edges ``[2, E]``, if the graph's edges are for training only.
         test: test edges ``[2, E]``, if the graph's edges are for training only.
         split: how to split what is not split yet, as in :func:`load_interactions`.
@@ -524,6 +524,8 @@ def from_hetero_data(
     """
     if edge_type is None:
         candidates = [t for t in data.edge_types if t[0] != t[2] and not t[1].startswith("rev_")]
+        if len(candidates) > 1:
+            candidates = [t for t in candidates if t[0] == "user"]
         if len(candidates) != 1:
             raise InteractionError(f"HeteroData: name the user-item edges with edge_type=, one of {data.edge_types}")
         edge_type = candidates[0]
@@ -1098,7 +1100,7 @@ class _Layout:
     def fields(self, line: str) -> list[str]:
         """The fields of a line without quotes."""
         line = line.rstrip("\r\n")
-        if '"' in line and self.separator is not None and len(self.separator) == 1:
+        if '"' in line and self.separator is not None and len(self.separator) == 1 and "\r" not in line:
             return next(csv.reader([line], delimiter=self.separator, skipinitialspace=True, quoting=self.quoting))
         return line.split() if self.separator is None else [f.strip(" ") for f in line.split(self.separator)]
 
@@ -1403,26 +1405,28 @@ def _check_widths(layout: _Layout, fail: Callable[[], None]) -> None:
             fail()
 
 
-def _rows_of(layout: _Layout) -> Iterator[tuple[int, list[str]]]:
+def _rows_of(layout: _Layout, strict: bool = False) -> Iterator[tuple[int, list[str]]]:
     """Line number and fields of every row, one by one: to find what is wrong once it is known that something is."""
     with _open(layout.file) as stream:
         stream.seek(layout.start)
         lines = _decoded(layout, stream)
-        if layout.separator is not None and len(layout.separator) == 1 and layout.format != "adjacency":
-            reader = csv.reader(lines, delimiter=layout.separator, skipinitialspace=True, quoting=layout.quoting)
-            previous = 0
-            try:
-                for row in reader:
-                    if row and row != [""]:
-                        yield layout.first_line + previous, row
-                    previous = reader.line_num
-            except csv.Error as error:
-                where = f"{layout.file}:{layout.first_line + previous}"
-                raise InteractionError(f"{where}: cannot be parsed ({_one_line(error)})") from None
+        if layout.separator is None or len(layout.separator) > 1 or layout.format == "adjacency":
+            for number, line in enumerate(lines, layout.first_line):
+                if line.strip(None if layout.separator is None else "\r\n"):
+                    yield number, layout.fields(line)
             return
-        for number, line in enumerate(lines, layout.first_line):
-            if line.strip():
-                yield number, layout.fields(line)
+        reader = csv.reader(
+            lines, delimiter=layout.separator, skipinitialspace=True, quoting=layout.quoting, strict=strict
+        )
+        number = layout.first_line
+        try:
+            for row in reader:
+                if row:
+                    yield number, row
+                number = layout.first_line + reader.line_num
+        except csv.Error as error:
+            what = "a quote that never closes" if "unexpected end" in str(error) else f"cannot be read ({error})"
+            raise InteractionError(f"{layout.file}:{number}: {what}") from None
 
 
 def _decoded(layout: _Layout, stream: IO[bytes]) -> Iterator[str]:
@@ -1444,6 +1448,15 @@ def _fail_at_line(
         problem = _problem_of(row, layout, position, integers)
         if problem:
             raise InteractionError(f"{layout.file}:{number}: {problem}") from None
+    # Each row is well formed by itself: an open quote, or a character that no row should have.
+    for _ in _rows_of(layout, strict=True):
+        pass
+    with _open(layout.file) as stream:
+        stream.seek(layout.start)
+        for number, line in enumerate(_decoded(layout, stream), layout.first_line):
+            stray = re.search(r"[^\S \t\r\n]|[\x00-\x08\x0e-\x1f]|\r(?!\n|$)", line)
+            if stray:
+                raise InteractionError(f"{layout.file}:{number}: stray character {stray[0]!r}") from None
     raise InteractionError(f"{layout.file}: {otherwise}") from None
 
 

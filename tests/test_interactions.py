@@ -183,6 +183,8 @@ def test_hetero_data_has_the_same_interactions() -> None:
     graph["user"].num_nodes, graph["item"].num_nodes = 300, 2000
     graph["user", "rates", "item"].edge_index = torch.tensor(RAW).T
     graph["item", "rev_rates", "user"].edge_index = torch.tensor(RAW).T.flip(0)
+    check_expected(from_hetero_data(graph, split=KEEP_ALL, name="x"))
+    graph["item", "rated_by", "user"].edge_index = torch.tensor(RAW).T.flip(0)
     graph["user", "knows", "user"].edge_index = torch.tensor([[0], [1]])
     check_expected(from_hetero_data(graph, split=KEEP_ALL, name="x"))
 
@@ -478,7 +480,11 @@ BAD: dict[str, tuple[str, str | bytes, dict[str, Any], str]] = {
     "a table cut short": ("x.csv", "user,item,rating\n0,1,5\n\n0,2\n", {}, "x.csv:4: 2 fields where 3 are expected"),
     "a table line too long": ("x.csv", "user,item\n0,1\n0,2,3\n", {}, "x.csv:3: 3 fields where 2 are expected"),
     "a quoted table cut short": ("x.csv", 'user,item,t\n0,1,"a\nb"\n0,2\n', {}, "x.csv:4: 2 fields where 3 are"),
-    "an open quote": ("x.csv", 'user,item,t\n0,1,"a\n0,2,b\n', {}, "x.csv"),
+    "an open quote": ("x.csv", 'user,item,t\n0,1,a\n0,2,"b\n0,3,c\n', {}, "x.csv:3: a quote that never closes"),
+    "a long open quote": ("x.csv", 'user,item\n0,1\n"' + "0,2\n" * 500 + '",3\n', {}, "x.csv:3: user of 1999 char"),
+    "stray carriage return": ("x.txt", "0 1\n0 2\n0\r3\n", {}, "x.txt:3: stray character '\\r'"),
+    "stray character": ("x.txt", "0 1 2 3 4\n1 \x1f3\n", {}, "x.txt:2: stray character '\\x1f'"),
+    "only blanks": ("x.csv", "user,item\n0,1\n  \n", {}, "x.csv:3: 1 fields where 2 are expected"),
     "no item": ("x.csv", "user,item\n0,1\n0,\n", {}, "x.csv:3: item id is missing ('')"),
     "an item that is no number": ("x.csv", "user,item\n0,nan\n0,1\n", {}, "x.csv:2: item id is missing ('nan')"),
     "empty field in pairs": ("x.csv", "0,1,5\n0,2,5\n1,,5\n", {}, "x.csv:3: item id is missing ('')"),
@@ -516,6 +522,7 @@ BAD: dict[str, tuple[str, str | bytes, dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::infodcl_geo.interactions.InteractionWarning")
 @pytest.mark.parametrize("case", BAD)
 def test_bad_text_is_one_line_with_the_place(tmp_path: Path, case: str) -> None:
     name, content, options, message = BAD[case]
