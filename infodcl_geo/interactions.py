@@ -277,10 +277,10 @@ class Interactions:
         train_items = int(torch.unique(self.train[1]).numel())
         lines = [
             f"data set      {self.name}{' (generated)' if self.generated and 'generated' not in self.name else ''}",
-            f"users         {self.num_users:,} ({self.num_users - train_users:,} without a training item)",
-            f"items         {self.num_items:,} ({self.num_items - train_items:,} without a training user)",
-            f"interactions  {self.num_interactions:,} "
-            f"(train {self.train.size(1):,}, valid {self.valid.size(1):,}, test {self.test.size(1):,})",
+            f"users         {self.num_users} ({self.num_users - train_users} without a training item)",
+            f"items         {self.num_items} ({self.num_items - train_items} without a training user)",
+            f"interactions  {self.num_interactions} "
+            f"(train {self.train.size(1)}, valid {self.valid.size(1)}, test {self.test.size(1)})",
             f"density       {100 * self.density:.3f}%",
         ]
         return "\n".join(lines)

@@ -513,7 +513,6 @@ BAD: dict[str, tuple[str, str | bytes, dict[str, Any], str]] = {
     "no gzip": ("x.txt.gz", b"0 1\n0 2\n", {}, "x.txt.gz: damaged compressed file"),
     "text as npy": ("x.npy", "0 1\n0 2\n", {}, "x.npy: not an array"),
     "text as npz": ("x.npz", "0 1\n0 2\n", {}, "x.npz: not a sparse matrix"),
-    "text as parquet": ("x.parquet", "0 1\n0 2\n", {}, "x.parquet: not readable as parquet"),
     "unknown format": ("x.txt", "0 1\n", {"format": "yaml"}, "unknown format 'yaml'"),
     "threshold without ratings": ("x.txt", "0 1\n0 2\n", {"min_rating": 3}, "min_rating needs a rating column"),
     "threshold too high": ("x.txt", "0 1 5\n0 2 5\n", {"min_rating": 6}, "no rating is at least 6"),
@@ -609,6 +608,9 @@ def test_bad_sparse_matrices(tmp_path: Path, damage: dict[str, np.ndarray], mess
 
 def test_bad_parquet(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
+    (tmp_path / "x.parquet").write_text("0 1\n0 2\n")
+    with pytest.raises(InteractionError, match="x.parquet: not readable as parquet"):
+        load_interactions(tmp_path / "x.parquet")
     for frame, message in (
         (pd.DataFrame({"user": [1.0, None], "item": [1, 2]}), r"row 1 \(from 0\): user is missing"),
         (pd.DataFrame({"user": ["a", None], "item": [1, 2]}), r"row 1 \(from 0\): user is missing"),
