@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
@@ -18,11 +19,11 @@ from torch import Tensor
 
 __all__ = ["InfoNCEOptions", "infonce", "logsumexp_similarity"]
 
-_LOG2E = math.log2(math.e)
+LOG2E = math.log2(math.e)
 _LN2 = math.log(2.0)
-_EPS = 1e-12  # the smallest norm a vector is divided by, as in torch.nn.functional.normalize
+EPS = 1e-12  # the smallest norm a vector is divided by, as in torch.nn.functional.normalize
 # Logits of at most this size need no running maximum: N exp(64) and exp(-64) / N are far inside float32.
-_SAFE_LOGIT = 64.0
+SAFE_LOGIT = 64.0
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,27 @@ class InfoNCEOptions:
     """How :func:`infonce` computes, never what.
 
     Args:
-        cpu_tile: entries of the one tile of logits that the CPU path holds; the default, 8 MiB in float32, keeps it in
-            the shared cache.
+        cpu_tile: entries of the one tile of logits that the CPU path holds; the default, 8 MiB in float32, stays in the
+            shared cache.
+        allow_tf32: on a GPU, form float32 products from operands rounded to TensorFloat-32. Without it NVIDIA's matrix
+            units form three such products for each, which keeps float32 accuracy.
+        forward_tiling, candidate_tiling: (anchors, candidates, warps, stages) of a tile of the Triton kernels that
+            stream candidates and anchors; None for the tuned choice.
     """
 
     cpu_tile: int = 1 << 21
+    allow_tf32: bool = False
+    forward_tiling: tuple[int, int, int, int] | None = None
+    candidate_tiling: tuple[int, int, int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.cpu_tile < 1:
             raise ValueError(f"cpu_tile must be positive, not {self.cpu_tile}")
+
+    def flat(self) -> list[int]:
+        """All options as ten integers, the form that an op registered with PyTorch takes."""
+        unset = (0, 0, 0, 0)
+        return [self.cpu_tile, self.allow_tf32, *(self.forward_tiling or unset), *(self.candidate_tiling or unset)]
 
 
 def infonce(
@@ -207,7 +220,8 @@ def _apply(
         ptr, cols = exclude
         rows = torch.repeat_interleave(ptr.diff(), output_size=cols.numel())
     grads = torch.is_grad_enabled()
-    loss, _, _, _ = _forward_op(
+    run = _forward_op if torch.compiler.is_compiling() else _Function.apply
+    loss, _, _, _ = run(
         x,
         y,
         positives,
@@ -222,7 +236,7 @@ def _apply(
         uniform,
         grads and x.requires_grad,
         grads and y.requires_grad,
-        [options.cpu_tile],
+        options.flat(),
     )
     return loss
 
@@ -254,8 +268,7 @@ def _pairs_with_equal_ids(
 # -- The op: one entry for all devices, opaque to torch.compile --------------------------------------------------------
 
 
-@torch.library.custom_op("infodcl_geo::infonce", mutates_args=())
-def _forward_op(
+def _forward(
     x: Tensor,
     y: Tensor,
     positives: Tensor,
@@ -276,10 +289,13 @@ def _forward_op(
 
     A gradient that is not wanted, or that only the backward pass can compute, is an empty tensor.
     """
-    work = _CpuTiles(
-        x, y, positives, anchor_ids, candidate_ids, rows, cols, log_q, temperature, normalize, contrast, tuning[0]
+    work = _tiles(x)(
+        x, y, positives, anchor_ids, candidate_ids, rows, cols, log_q, temperature, normalize, contrast, tuning
     )
     return work.forward(want_x, want_y and uniform)
+
+
+_forward_op = torch.library.custom_op("infodcl_geo::infonce", _forward, mutates_args=())
 
 
 @_forward_op.register_fake
@@ -303,7 +319,8 @@ def _(
     dtype = _accumulator(x)
     loss = x.new_empty(x.size(0), dtype=dtype)
     grad_x = x.new_empty(x.shape if want_x else (0,), dtype=dtype)
-    grad_y = y.new_empty(y.shape if want_y and uniform else (0,), dtype=dtype)
+    fused = want_y and uniform and not _uses_triton(x)
+    grad_y = y.new_empty(y.shape if fused else (0,), dtype=dtype)
     return loss, torch.empty_like(loss), grad_x, grad_y
 
 
@@ -326,10 +343,10 @@ def _candidate_grad_op(
     tuning: list[int],
 ) -> Tensor:
     """Gradient of ``sum_b grad_b loss_b`` to y, the logits recomputed."""
-    work = _CpuTiles(
-        x, y, positives, anchor_ids, candidate_ids, rows, cols, log_q, temperature, normalize, contrast, tuning[0]
+    work = _tiles(x)(
+        x, y, positives, anchor_ids, candidate_ids, rows, cols, log_q, temperature, normalize, contrast, tuning
     )
-    return work.candidate_grad(grad, lse).to(y.dtype)
+    return work.candidate_grad(grad, lse, uniform).to(y.dtype)
 
 
 @_candidate_grad_op.register_fake
@@ -337,30 +354,54 @@ def _(grad: Tensor, lse: Tensor, x: Tensor, y: Tensor, *_: object) -> Tensor:
     return torch.empty_like(y)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    tensors, (temperature, normalize, contrast, uniform, want_x, want_y, tuning) = inputs[:8], inputs[8:]
-    _, lse, grad_x, grad_y = output
-    ctx.settings = (temperature, normalize, contrast, uniform, tuning)
-    ctx.wanted = (want_x, want_y)
-    # Where the forward pass has left nothing to recompute, the inputs need not be kept alive.
-    ctx.recompute = want_y and not uniform
-    ctx.dtypes = (inputs[0].dtype, inputs[1].dtype)
-    ctx.save_for_backward(grad_x, grad_y, *((lse, *tensors) if ctx.recompute else ()))
+def _uses_triton(x: Tensor) -> bool:
+    return x.is_cuda and x.dtype != torch.float64 and x.size(1) <= 256 and find_spec("triton") is not None
 
 
-def _backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    grad_x, grad_y, *rest = ctx.saved_tensors
-    want_x, want_y = ctx.wanted
-    to_x = (grad_x * grad[:, None]).to(ctx.dtypes[0]) if want_x else None
-    if ctx.recompute:
-        lse, *tensors = rest
-        to_y = _candidate_grad_op(grad, lse, *tensors, *ctx.settings)
-    else:
-        to_y = (grad_y * grad[:1]).to(ctx.dtypes[1]) if want_y else None
-    return to_x, to_y, *(None,) * 13
+def _tiles(x: Tensor) -> Any:
+    """The implementation for x's device, both with the same constructor and methods."""
+    if _uses_triton(x):
+        from .infonce_triton import TritonTiles
+
+        return TritonTiles
+    return _TorchTiles
 
 
-_forward_op.register_autograd(_backward, setup_context=_setup_context)
+class _Function(torch.autograd.Function):
+    """The op without the dispatcher, whose share of a small batch's time would be a third."""
+
+    @staticmethod
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
+        return _forward(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        tensors, (temperature, normalize, contrast, uniform, want_x, want_y, tuning) = inputs[:8], inputs[8:]
+        _, lse, grad_x, grad_y = output
+        ctx.settings = (temperature, normalize, contrast, uniform, tuning)
+        ctx.wanted = (want_x, want_y)
+        ctx.dtypes = (inputs[0].dtype, inputs[1].dtype)
+        # Where the forward pass has left nothing to recompute, the inputs need not be kept alive.
+        ctx.recompute = want_y and grad_y.dim() == 1
+        ctx.save_for_backward(grad_x, grad_y, *((lse, *tensors) if ctx.recompute else ()))
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 15
+        grad_x, grad_y, *rest = ctx.saved_tensors
+        want_x, want_y = ctx.wanted
+        to_x = (grad_x * grad[:, None]).to(ctx.dtypes[0]) if want_x else None
+        if ctx.recompute:
+            lse, *tensors = rest
+            to_y = _candidate_grad_op(grad, lse, *tensors, *ctx.settings)
+        else:
+            to_y = (grad_y * grad[:1]).to(ctx.dtypes[1]) if want_y else None
+        return to_x, to_y, *(None,) * 13
+
+
+_forward_op.register_autograd(_Function.backward, setup_context=_Function.setup_context)
 
 
 def _accumulator(x: Tensor) -> torch.dtype:
@@ -370,7 +411,7 @@ def _accumulator(x: Tensor) -> torch.dtype:
 # -- CPU ---------------------------------------------------------------------------------------------------------------
 
 
-class _CpuTiles:
+class _TorchTiles:
     """The CPU twin: one cache-sized tile of logits at a time, candidates down and anchors across.
 
     Logits are kept in base 2 (the anchors carry log2(e) / tau), because exp2 is the cheapest exponential that PyTorch
@@ -390,7 +431,7 @@ class _CpuTiles:
         temperature: float,
         normalize: bool,
         contrast: bool,
-        tile: int,
+        tuning: list[int],
     ) -> None:
         self.dtype = _accumulator(x)
         self.positives, self.contrast, self.temperature = positives, contrast, temperature
@@ -400,18 +441,18 @@ class _CpuTiles:
         if normalize:
             self.x_inverse, self.y_inverse = _inverse_norm(x), _inverse_norm(y)
             self.y = y * self.y_inverse
-            self.x = x * (self.x_inverse * (_LOG2E / temperature))
+            self.x = x * (self.x_inverse * (LOG2E / temperature))
         else:
             self.y = y.contiguous()
-            self.x = x * (_LOG2E / temperature)
+            self.x = x * (LOG2E / temperature)
             bound *= float(_largest_norm(x) * _largest_norm(y))
         self.bias = None
         if log_q is not None:
-            self.bias = (log_q.to(self.dtype) * -_LOG2E)[:, None]
+            self.bias = (log_q.to(self.dtype) * -LOG2E)[:, None]
             bound += float(log_q.abs().max())
-        self.bounded = bound <= _SAFE_LOGIT
+        self.bounded = bound <= SAFE_LOGIT
 
-        anchors, candidates = x.size(0), y.size(0)
+        anchors, candidates, tile = x.size(0), y.size(0), tuning[0]
         if tile // candidates >= min(64, anchors):
             # All candidates fit: the tile of the forward pass serves for the gradient to the candidates as well.
             self.width, self.height = min(anchors, tile // candidates), candidates
@@ -430,7 +471,9 @@ class _CpuTiles:
             pairs.append((rows, cols))
         if anchor_ids is not None and candidate_ids is not None:
             pairs.append(
-                _pairs_with_equal_ids(torch.arange(anchor_ids.numel()), anchor_ids.contiguous(), candidate_ids)
+                _pairs_with_equal_ids(
+                    torch.arange(anchor_ids.numel(), device=anchor_ids.device), anchor_ids.contiguous(), candidate_ids
+                )
             )
         self.left_out: Tensor | None = None
         if not pairs:
@@ -444,7 +487,7 @@ class _CpuTiles:
         row, col = row[order], col[order]
         width = (self.x.size(0) - row // self.width * self.width).clamp(max=self.width)
         self.left_out = col % self.height * width + row % self.width
-        tiles = torch.arange(-(-self.x.size(0) // self.width) * self.tiles_across + 1)
+        tiles = torch.arange(-(-self.x.size(0) // self.width) * self.tiles_across + 1, device=tile.device)
         self.left_out_start = torch.searchsorted(tile, tiles).tolist()
 
     def _logits(self, b: int, n: int) -> Tensor:
@@ -515,7 +558,7 @@ class _CpuTiles:
             _through_normalization(grad_y, self.y, self.y_inverse)
         return loss, lse, grad_x, grad_y
 
-    def candidate_grad(self, grad: Tensor, lse: Tensor) -> Tensor:
+    def candidate_grad(self, grad: Tensor, lse: Tensor, uniform: bool) -> Tensor:
         grad_y = torch.zeros_like(self.y)
         scaled = self.x * (grad * _LN2)[:, None]
         shift = lse.masked_fill(lse == -math.inf, 0.0)
@@ -533,7 +576,7 @@ class _CpuTiles:
 
 
 def _inverse_norm(v: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(v, dim=1, keepdim=True).clamp_(min=_EPS).reciprocal_()
+    return torch.linalg.vector_norm(v, dim=1, keepdim=True).clamp_(min=EPS).reciprocal_()
 
 
 def _largest_norm(v: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class CompileReport:
     kernel: str
     target: str
     registers: int  #: vector registers a thread holds
-    spills: int  #: NVIDIA: bytes of stack a thread holds (spilled registers live there); AMD: spilled registers
+    spills: int  #: bytes of memory a thread spills to (on AMD scalar registers spill into vector registers first)
     shared: int  #: bytes of shared memory a program takes
     shared_limit: int  #: bytes of shared memory the target grants one program
 
@@ -115,4 +115,4 @@ def _amdgcn(asm: Mapping[str, Any]) -> tuple[int, int]:
             raise RuntimeError(f"the compiled assembly has no field {name}")
         return int(found.group(1))
 
-    return field("vgpr_count"), field("vgpr_spill_count") + field("sgpr_spill_count")
+    return field("vgpr_count"), field("private_segment_fixed_size")
