@@ -56,7 +56,7 @@ def svd_kernel(
             own = tl.sum(x * x, axis=2)
             its = tl.sum(z * z, axis=2)
             dot = tl.sum(x * z, axis=2)
-            # Two small angles' tangents with opposite signs, one for each of the pair; equal lengths turn by 45 degrees.
+            # Tangents of opposite signs for the two of a pair; equal lengths turn by 45 degrees.
             gap = 0.5 * (its - own)
             ahead = (gap > 0) | ((gap == 0) & (c < partner)[None, :])
             root = tl.abs(gap) + tl.sqrt(gap * gap + dot * dot)
@@ -67,7 +67,7 @@ def svd_kernel(
             sine = t * cosine
             x = cosine[:, :, None] * x - sine[:, :, None] * z
             w = cosine[:, :, None] * w - sine[:, :, None] * zw
-            worst = tl.maximum(worst, tl.where(dot * dot > 1e-12 * own * its, 1.0, 0.0))
+            worst = tl.maximum(worst, tl.where(dot * dot > 1e-9 * own * its, 1.0, 0.0))
         unfinished = tl.max(tl.max(worst, axis=1), axis=0)
         sweep += 1
 
@@ -90,10 +90,7 @@ def svd_kernel(
             x = tl.where(here[:, :, None], fresh[:, None, :], x)
 
     # The entry of largest magnitude of each right vector becomes positive.
-    if WIDE:
-        negative = tl.max(x, axis=2) < -tl.min(x, axis=2)
-    else:
-        negative = tl.max(w, axis=2) < -tl.min(w, axis=2)
+    negative = tl.max(x, axis=2) < -tl.min(x, axis=2) if WIDE else tl.max(w, axis=2) < -tl.min(w, axis=2)
     x = tl.where(negative[:, :, None], -x, x)
     w = tl.where(negative[:, :, None], -w, w)
 
@@ -128,10 +125,10 @@ def configuration(n: int, m: int) -> dict[str, int | bool]:
         "C": c,
         "R": r,
         "WIDE": n <= m,
-        # 16 numbers of the two factors a thread; twice as many spill registers.
-        "MATRICES": 1 << max(0, (2048 // (c * r + c * c)).bit_length() - 1),
+        # One warp, whose exchanges need no barrier; at most 16 numbers of the two factors a thread, more spill registers.
+        "MATRICES": min(4, 1 << max(0, (512 // (c * r + c * c)).bit_length() - 1)),
         "SWEEPS": SWEEPS,
-        "num_warps": 4,
+        "num_warps": 1,
     }
 
 
