@@ -22,7 +22,9 @@ class Batch(NamedTuple):
     negatives: Tensor
     """``[B]`` items that are not"""
     anchors: Tensor
-    """``[A]`` items whose embeddings are diffused and contrasted"""
+    """``[A]`` items whose embeddings are diffused and contrasted; empty in a step without diffusion"""
+    anchor_weight: float
+    """steps of the epoch for each step with diffusion, which makes up for the steps without"""
 
 
 class NegativeSampler:
@@ -61,9 +63,11 @@ class BatchSampler:
         interactions: training pairs, int64 ``[2, E]``, without duplicates.
         batch_size: interactions a step; the last batch of an epoch holds what is left.
         anchors: which items are diffused and contrasted in a step (the sum of InfoDCL eq. 10 and 11):
-            ``"items"``: all items, each once an epoch, spread evenly over the steps;
+            ``"items"``: all items, each once an epoch, ``anchor_batch`` at a time in evenly spaced steps;
             ``"positives"``: the batch's positive items, repeats included, so popular items count more;
             ``"unique"``: the batch's positive items, each once.
+        anchor_batch: items of a step with diffusion, for ``anchors="items"``. The networks of the diffusion cost about
+            the same for thirty items as for several hundred, so a few full steps are cheaper than many thin ones.
         generator: source of all randomness, on the interactions' device.
     """
 
@@ -75,10 +79,11 @@ class BatchSampler:
         *,
         batch_size: int = 2048,
         anchors: Anchors = "items",
+        anchor_batch: int = 512,
         generator: torch.Generator | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        if batch_size < 1 or anchor_batch < 1:
+            raise ValueError(f"batch_size and anchor_batch must be at least 1, not {batch_size} and {anchor_batch}")
         if anchors not in ("items", "positives", "unique"):
             raise ValueError(f"anchors must be 'items', 'positives' or 'unique', not {anchors!r}")
         self.negatives = NegativeSampler(interactions, num_users, num_items)
@@ -96,6 +101,7 @@ class BatchSampler:
         self.num_items = num_items
         self.batch_size = batch_size
         self.anchors = anchors
+        self.anchor_batch = anchor_batch
         self.generator = generator
 
     def __len__(self) -> int:
@@ -106,15 +112,21 @@ class BatchSampler:
         users, items = self.interactions[:, self._permutation(self.interactions.size(1), device)]
         negatives = self.negatives(users, self.generator)
         steps = len(self)
-        anchor_sets = self._permutation(self.num_items, device).tensor_split(steps) if self.anchors == "items" else None
+        anchor_sets: dict[int, Tensor] = {}
+        if self.anchors == "items":
+            count = min(steps, -(-self.num_items // self.anchor_batch))
+            sets = self._permutation(self.num_items, device).tensor_split(count)
+            anchor_sets = {(2 * k + 1) * steps // (2 * count): chosen for k, chosen in enumerate(sets)}
+        none = items.new_empty(0)
         for step in range(steps):
             window = slice(step * self.batch_size, (step + 1) * self.batch_size)
             positives = items[window]
-            if anchor_sets is not None:
-                anchors = anchor_sets[step]
+            if self.anchors == "items":
+                anchors = anchor_sets.get(step, none)
             else:
                 anchors = positives.unique() if self.anchors == "unique" else positives
-            yield Batch(users[window], positives, negatives[window], anchors)
+            weight = steps / len(anchor_sets) if anchor_sets else 1.0
+            yield Batch(users[window], positives, negatives[window], anchors, weight)
 
     def _permutation(self, size: int, device: torch.device) -> Tensor:
         return torch.randperm(size, generator=self.generator, device=device)

@@ -27,6 +27,7 @@ class TrainOptions:
         lr: learning rate of Adam.
         anchors: items that InfoDCL diffuses in a step: 'items' (each item once an epoch), 'positives' (the batch's
             positive items) or 'unique' (those without repeats).
+        anchor_batch: items diffused at once, for anchors 'items'.
         eval_every: epochs between validations.
         patience: epochs without a better validation after which training stops.
         monitor: validation metric that selects the epoch.
@@ -37,13 +38,14 @@ class TrainOptions:
     batch_size: int = 2048
     lr: float = 0.005
     anchors: Anchors = "items"
+    anchor_batch: int = 512
     eval_every: int = 5
     patience: int = 100
     monitor: str = "recall@20"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "eval_every", "patience"):
+        for name in ("epochs", "batch_size", "anchor_batch", "eval_every", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not self.lr > 0:
@@ -107,6 +109,7 @@ def train(
         data.num_items,
         batch_size=options.batch_size,
         anchors=options.anchors,
+        anchor_batch=options.anchor_batch,
         generator=generator,
     )
     optimizer = make_optimizer(model, options.lr)

@@ -150,6 +150,8 @@ class InfoDCL(EmbeddingModel):
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         options, items = self.options, batch.anchors
         terms = super().loss(batch)
+        if items.numel() == 0:
+            return terms
         e = F.embedding(items, self.item_embedding.weight)
         t = self.diffusion.sample_steps(items.numel(), generator)
         noise = torch.randn(e.shape, generator=generator, device=e.device, dtype=e.dtype)
@@ -162,5 +164,6 @@ class InfoDCL(EmbeddingModel):
             if options.balance:
                 parts["balance"] = options.balance * balance_loss(generated, options.balance_kind)
             for name, value in parts.items():
+                value = batch.anchor_weight * value
                 terms[name] = terms[name] + value if name in terms else value
         return terms
