@@ -10,13 +10,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-import jsonargparse
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from tabulate import tabulate
 
 from . import __version__
-from .datasets import demo
+from .datasets import NAMED, demo, load_named
 from .experiment import Config, ModelName, ModelOptions, Run, default_config, run
 from .interactions import Format, Interactions, InteractionWarning, Split, load_interactions
 from .models.infodcl import InfoDCLOptions
@@ -31,7 +30,8 @@ class DataOptions:
     """Where the interactions come from.
 
     Args:
-        data: a folder with train/valid/test files or one file of interactions; 'demo' is the generated data set.
+        data: a folder with train/valid/test files or one file of interactions; 'demo' is the
+            generated data set; 'amazon-office' and other public sets are downloaded once (see the README).
         format: how to read the files; told from their names and content by default.
         split: how to split what is not split yet: 'ratio' (of each user), 'leave-one-out' or 'temporal'.
         valid_share: share of the interactions for validation, where the library splits.
@@ -62,10 +62,15 @@ class DataOptions:
         """Read the data set."""
         if self.data == "demo":
             return demo().interactions
+        split = Split(self.split, self.valid_share, self.test_share)
+        if self.data in NAMED and not Path(self.data).exists():
+            return load_named(
+                self.data, split=split, min_rating=self.min_rating, k_core=self.k_core, seed=self.split_seed
+            )
         return load_interactions(
             self.data,
             format=self.format,
-            split=Split(self.split, self.valid_share, self.test_share),
+            split=split,
             min_rating=self.min_rating,
             k_core=self.k_core,
             user_column=self.user_column,
@@ -90,7 +95,7 @@ def _add_run(parser: ArgumentParser) -> None:
     parser.add_class_arguments(TrainOptions, as_group=True)
     parser.add_class_arguments(InfoDCLOptions, "infodcl", as_group=True)
     _add_evaluation(parser)
-    parser.add_argument("--device", type=str | None, default=None, help="such as 'cpu' or 'cuda'; CUDA where there is one")
+    parser.add_argument("--device", type=str | None, default=None, help="'cpu' or 'cuda'; CUDA where there is one")
     parser.add_argument("--progress", type=bool, default=True, help="show progress bars")
     parser.add_argument("--threads", type=int | None, default=None, help="CPU threads; torch's own choice by default")
 
@@ -110,7 +115,10 @@ def make_parser() -> ArgumentParser:
     )
     _add_run(training)
     training.add_argument(
-        "--out", type=str | None, default=None, help="folder for metrics.json and the checkpoint; nothing is kept without"
+        "--out",
+        type=str | None,
+        default=None,
+        help="folder for metrics.json and the checkpoint; without it nothing is kept",
     )
     commands.add_subcommand("train", training, help="train a model and save it")
 
@@ -119,7 +127,10 @@ def make_parser() -> ArgumentParser:
     )
     _add_run(comparison)
     comparison.add_argument(
-        "--models", type=list[ModelName], default=["popularity", "lightgcn", "infodcl"], help="models, in the table's order"
+        "--models",
+        type=list[ModelName],
+        default=["popularity", "lightgcn", "infodcl"],
+        help="in the table's order",
     )
     comparison.add_argument("--seeds", type=list[int], default=[0], help="seeds; each model is trained once with each")
     comparison.add_argument("--out", type=str | None, default=None, help="CSV file for the table's runs")
@@ -134,7 +145,7 @@ def make_parser() -> ArgumentParser:
 
     recommendation = ArgumentParser(description="Recommend items to users of a saved model.")
     recommendation.add_argument("--checkpoint", type=str, required=True, help="folder that train wrote")
-    recommendation.add_argument("--users", type=list[str | int], required=True, help="raw user ids, such as [3,17] or ann")
+    recommendation.add_argument("--users", type=str, nargs="+", required=True, help="raw user ids, such as: 3 17")
     recommendation.add_argument("--k", type=int, default=10, help="items for each user")
     recommendation.add_argument("--include_seen", type=bool, default=False, help="also items the user already has")
     recommendation.add_argument("--json", type=bool, default=False, help="print JSON instead of a table")
@@ -188,7 +199,6 @@ def _train(options: Namespace, argv: Sequence[str]) -> None:
         device=options.device,
         progress=options.progress,
     )
-    names = [f"{metric}@{k}" for k in options.ks for metric in ("recall", "ndcg", "precision", "mrr", "hit")]
     rows = [
         ["validation", *_percent_free(outcome.result.validation, _headline(options.ks))],
         ["test", *_percent_free(outcome.test, _headline(options.ks))],
@@ -200,7 +210,7 @@ def _train(options: Namespace, argv: Sequence[str]) -> None:
     if options.out:
         folder = Path(options.out)
         Recommender.from_run(outcome, data).save(folder)
-        content = {**outcome.metrics(), "data": data.name, "generated": data.generated, "metrics": names}
+        content = {**outcome.metrics(), "data": data.name, "generated": data.generated}
         (folder / "metrics.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         print(f"saved in {folder}")
 

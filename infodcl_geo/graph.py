@@ -7,6 +7,7 @@ before the first import chooses torch CSR although torch-sparse is there.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,10 +20,8 @@ if TYPE_CHECKING:
 
 SparseTensor: Any = None
 if os.environ.get("INFODCL_GEO_TORCH_SPARSE", "1") != "0":
-    try:
+    with contextlib.suppress(ImportError, OSError):  # OSError: a wheel built for another torch
         from torch_sparse import SparseTensor
-    except (ImportError, OSError):  # OSError: a wheel built for another torch
-        pass
 
 WITH_TORCH_SPARSE: bool = SparseTensor is not None
 """Whether graphs are PyG ``SparseTensor``s (torch-sparse is usable) or torch CSR tensors."""

@@ -79,7 +79,7 @@ class BatchSampler:
         *,
         batch_size: int = 2048,
         anchors: Anchors = "items",
-        anchor_batch: int = 512,
+        anchor_batch: int = 1024,
         generator: torch.Generator | None = None,
     ) -> None:
         if batch_size < 1 or anchor_batch < 1:

@@ -34,14 +34,14 @@ class TrainOptions:
         seed: of initial weights, shuffling, negatives and noise.
     """
 
-    epochs: int = 600
+    epochs: int = 300
     batch_size: int = 2048
     lr: float = 0.005
     anchors: Anchors = "items"
-    anchor_batch: int = 512
+    anchor_batch: int = 1024
     eval_every: int = 5
-    patience: int = 100
-    monitor: str = "recall@20"
+    patience: int = 50
+    monitor: str = "ndcg@20"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -77,7 +77,7 @@ def make_optimizer(model: torch.nn.Module, lr: float) -> torch.optim.Optimizer:
 def train(
     model: EmbeddingModel,
     data: Interactions,
-    options: TrainOptions = TrainOptions(),  # noqa: B008 (frozen)
+    options: TrainOptions = TrainOptions(),
     *,
     ks: tuple[int, ...] = (10, 20, 50),
     progress: bool = True,
@@ -92,7 +92,7 @@ def train(
         data: its training and validation splits are used.
         options: see :class:`TrainOptions`.
         ks: cut-offs of the validation metrics.
-        progress: show a progress bar with the loss terms, the monitored metric and the time left.
+        progress: show (on a terminal) a progress bar with the loss terms, the monitored metric and the time left.
         on_evaluation: called with the epoch and the validation metrics after each validation; an exception of
             its own ends the training (a pruned trial, say).
 
@@ -116,7 +116,8 @@ def train(
     result = TrainResult()
     best_state: dict[str, Tensor] | None = None
     best = -float("inf")
-    bar = tqdm(range(1, options.epochs + 1), unit="epoch", disable=not progress, desc=type(model).__name__)
+    quiet = None if progress else True
+    bar = tqdm(range(1, options.epochs + 1), unit="epoch", disable=quiet, desc=type(model).__name__)
     for epoch in bar:
         start = time.perf_counter()
         terms = train_epoch(model, sampler, optimizer, generator)

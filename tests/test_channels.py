@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from infodcl_geo.channels import item_similarity_metadata, spectral_embeddings, user_similarity_metadata
 from infodcl_geo.graph import normalized_interactions, to_scipy
 from infodcl_geo.interactions import load_interactions

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from infodcl_geo.nn.diffusion import Denoiser, ForwardDiffusion, alpha_bar, time_encoding
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from infodcl_geo.evaluation import dot_scorer, evaluate, rank_items
 from torch import Tensor
+
+from infodcl_geo.evaluation import dot_scorer, evaluate, rank_items
 
 
 def naive(scores: Tensor, held_out: Tensor, seen: Tensor, k: int) -> dict[str, float]:
@@ -72,8 +73,11 @@ def test_matches_the_loop(seed: int, k: int, chunk: int) -> None:
 def test_masking_the_validation_items_changes_the_ranking() -> None:
     scores = torch.tensor([[3.0, 2.0, 1.0]])
     test, valid = torch.tensor([[0], [1]]), torch.tensor([[0], [0]])
+
     def recall(seen: list[Tensor]) -> float:
-        return evaluate(lambda rows: scores[rows].clone(), test, num_users=1, num_items=3, seen=seen, ks=(1,)).mean()["recall@1"]
+        return evaluate(lambda rows: scores[rows].clone(), test, num_users=1, num_items=3, seen=seen, ks=(1,)).mean()[
+            "recall@1"
+        ]
 
     assert recall([]) == 0.0
     assert recall([valid]) == 1.0
@@ -86,7 +90,9 @@ def test_an_exhausted_user_gets_no_padding_hits() -> None:
     items, values = rank_items(lambda rows: scores[rows].clone(), torch.tensor([0, 1]), 5, seen=[seen], num_users=2)
     assert items[0].tolist() == [2, -1, -1]
     assert values[0].tolist() == [1.0, -math.inf, -math.inf]
-    result = evaluate(lambda rows: scores[rows].clone(), torch.tensor([[0], [0]]), num_users=2, num_items=3, seen=[seen], ks=(3,))
+    result = evaluate(
+        lambda rows: scores[rows].clone(), torch.tensor([[0], [0]]), num_users=2, num_items=3, seen=[seen], ks=(3,)
+    )
     assert result.mean()["recall@3"] == 0.0
 
 

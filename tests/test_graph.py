@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
 from infodcl_geo.graph import (
     WITH_TORCH_SPARSE,
     Graph,
@@ -20,7 +22,6 @@ from infodcl_geo.graph import (
     sparse_matrix,
     to_scipy,
 )
-from torch import Tensor
 
 PAIRS = torch.tensor([[0, 0, 1, 2], [0, 1, 1, 3]])  # three users, four items, item 2 without a user
 

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from infodcl_geo.nn.losses import balance_loss, bpr_loss, embedding_penalty, reconstruction_loss
 
 

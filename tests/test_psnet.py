@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from infodcl_geo.nn.psnet import PSNet, batch_basis, item_shape, population_basis
 from torch import Tensor
+
+from infodcl_geo.nn.psnet import PSNet, batch_basis, item_shape, population_basis
 
 DIM = 6
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from infodcl_geo.sampling import BatchSampler, NegativeSampler
 from torch import Tensor
+
+from infodcl_geo.sampling import BatchSampler, NegativeSampler
 
 
 def positives_of(pairs: Tensor) -> set[tuple[int, int]]:
@@ -49,7 +50,9 @@ def test_an_epoch_visits_every_interaction_once() -> None:
     sampler = BatchSampler(PAIRS, 4, 6, batch_size=3, generator=torch.Generator().manual_seed(0))
     batches = list(sampler)
     assert len(batches) == len(sampler) == 3
-    visited = sorted(pair for batch in batches for pair in zip(batch.users.tolist(), batch.positives.tolist(), strict=True))
+    visited = sorted(
+        pair for batch in batches for pair in zip(batch.users.tolist(), batch.positives.tolist(), strict=True)
+    )
     assert visited == sorted(positives_of(PAIRS))
     again = [batch.users.tolist() for batch in sampler]
     assert again != [batch.users.tolist() for batch in batches]
@@ -62,6 +65,11 @@ def test_anchor_choices() -> None:
 
     items = torch.cat([batch.anchors for batch in batches("items")])
     assert sorted(items.tolist()) == list(range(6))
+    thin = list(BatchSampler(PAIRS, 4, 6, batch_size=1, anchor_batch=3))
+    assert [batch.anchors.numel() for batch in thin] == [0, 3, 0, 0, 0, 3, 0]
+    # Two of seven steps have anchors: what they weigh makes up for the other five.
+    assert {batch.anchor_weight for batch in thin} == {7 / 2}
+    assert sorted(torch.cat([batch.anchors for batch in thin]).tolist()) == list(range(6))
     for batch in batches("positives"):
         assert torch.equal(batch.anchors, batch.positives)
     for batch in batches("unique"):
@@ -71,7 +79,7 @@ def test_anchor_choices() -> None:
 def test_the_seed_determines_the_epoch() -> None:
     def epoch(seed: int) -> list[list[int]]:
         sampler = BatchSampler(PAIRS, 4, 6, batch_size=3, generator=torch.Generator().manual_seed(seed))
-        return [part.tolist() for batch in sampler for part in batch]
+        return [part.tolist() for batch in sampler for part in batch[:4]]
 
     assert epoch(5) == epoch(5)
     assert epoch(5) != epoch(6)
@@ -83,7 +91,10 @@ def test_a_user_with_every_item_is_left_out_with_a_warning() -> None:
         sampler = BatchSampler(pairs, 2, 2)
     assert [batch.users.tolist() for batch in sampler] == [[1]]
     assert [batch.negatives.tolist() for batch in sampler] == [[0]]
-    with pytest.warns(UserWarning), pytest.raises(ValueError, match="no training interaction has a negative"):
+    with (
+        pytest.warns(UserWarning, match="every item"),
+        pytest.raises(ValueError, match="no training interaction has a negative"),
+    ):
         BatchSampler(pairs[:, :2], 1, 2)
 
 

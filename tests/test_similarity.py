@@ -6,9 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
 from infodcl_geo.graph import interaction_graph, to_scipy
 from infodcl_geo.similarity import jaccard_graph
-from torch import Tensor
 
 
 def naive_jaccard(pairs: list[tuple[int, int]], rows: int) -> Tensor:

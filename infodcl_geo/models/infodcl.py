@@ -41,18 +41,18 @@ class InfoDCLOptions:
     """
 
     basis: Basis = "population"
-    reconstruction: float = 0.4
-    contrast: float = 0.01
+    reconstruction: float = 0.005
+    contrast: float = 0.005
     balance: float = 5e-5
     balance_kind: Literal["norm", "squared"] = "squared"
-    temperature: float = 0.5
-    schedule: Schedule = "exp"
+    temperature: float = 0.2
+    schedule: Schedule = "sqrt"
     steps: int = 200
     spectral: bool = True
     contextual: bool = True
     psnet: bool = True
     gate: Literal["paper", "signed"] = "paper"
-    metadata_scale: float = 1.0
+    metadata_scale: float = 2.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.reconstruction <= 1:
@@ -125,7 +125,7 @@ class InfoDCL(EmbeddingModel):
         num_layers: int = 2,
         penalty: float = 1e-3,
         init_std: float = 0.1,
-        options: InfoDCLOptions = InfoDCLOptions(),  # noqa: B008 (frozen)
+        options: InfoDCLOptions = InfoDCLOptions(),
     ) -> None:
         shapes = {tuple(metadata.shape) for metadata in channels.values()}
         if len(shapes) != 1:

@@ -24,7 +24,7 @@ class SpectralFeatures(NamedTuple):
 
 
 def fix_signs(right: Tensor) -> Tensor:
-    """Signs ``[..., k]`` that make the entry of largest magnitude of each column of ``right`` ``[..., n, k]`` positive."""
+    """Signs ``[..., k]`` that make each column's largest entry (by magnitude) in ``right`` ``[..., n, k]`` positive."""
     largest = right.abs().argmax(-2, keepdim=True)
     return torch.where(right.gather(-2, largest).squeeze(-2) < 0, -1.0, 1.0).to(right.dtype)
 
@@ -192,7 +192,8 @@ class PSNet(nn.Module):
     def forward(self, noise: Tensor, metadata: Tensor) -> Tensor:
         """Informative noise ``[B, D]`` from Gaussian ``noise`` and ``metadata``, both ``[B, D]``."""
         embedded = self.metadata_embedding(metadata)
-        features = self.features(noise + metadata) if self.spectral else None
+        # Without the rectification the operation does not read them.
+        features = self.features(noise + metadata) if self.spectral else SpectralFeatures(noise, noise, noise)
         gate = torch.sigmoid(self.eta1 - 1) if self.gate == "paper" else 2 * torch.sigmoid(self.eta1) - 1
         return psnet(
             noise,

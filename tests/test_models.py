@@ -1,0 +1,183 @@
+"""Models: objectives against their formulas, ablations, and what each must learn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from infodcl_geo.graph import normalized_adjacency, propagate
+from infodcl_geo.models.base import EmbeddingModel
+from infodcl_geo.models.infodcl import InfoDCL, InfoDCLOptions
+from infodcl_geo.models.lightgcn import LightGCN
+from infodcl_geo.models.popularity import popularity_embeddings
+from infodcl_geo.nn.losses import balance_loss
+from infodcl_geo.sampling import Batch
+
+USERS, ITEMS, DIM = 4, 5, 8
+PAIRS = torch.tensor([[0, 0, 1, 2, 3], [0, 1, 1, 2, 3]])
+BATCH = Batch(torch.tensor([0, 1]), torch.tensor([1, 1]), torch.tensor([3, 4]), torch.tensor([4, 0, 2]), 1.5)
+
+
+def graph():  # type: ignore[no-untyped-def]
+    return normalized_adjacency(PAIRS, USERS, ITEMS)
+
+
+def metadata(seed: int) -> Tensor:
+    return torch.randn(ITEMS, DIM, generator=torch.Generator().manual_seed(seed))
+
+
+def infodcl(channels: int = 1, **options: object) -> InfoDCL:
+    torch.manual_seed(0)
+    chosen = {f"c{k}": metadata(k) for k in range(channels)}
+    return InfoDCL(graph(), USERS, ITEMS, chosen, penalty=0.1, options=InfoDCLOptions(**options))  # type: ignore[arg-type]
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(9)
+
+
+def bpr_terms(user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    return -F.logsigmoid((user * positive).sum(1) - (user * negative).sum(1)).mean()
+
+
+def test_matrix_factorisation_objective() -> None:
+    torch.manual_seed(0)
+    model = EmbeddingModel(graph(), USERS, ITEMS, dim=DIM, penalty=0.1, bpr_weight=0.7)
+    user, item = model.user_embedding.weight, model.item_embedding.weight
+    u, i, j = user[BATCH.users], item[BATCH.positives], item[BATCH.negatives]
+    terms = model.loss(BATCH)
+    torch.testing.assert_close(terms["bpr"], 0.7 * bpr_terms(u, i, j))
+    torch.testing.assert_close(terms["reg"], 0.1 * (u.pow(2).sum() + i.pow(2).sum() + j.pow(2).sum()) / 2)
+
+
+def test_lightgcn_objective_is_on_propagated_embeddings() -> None:
+    torch.manual_seed(0)
+    model = LightGCN(graph(), USERS, ITEMS, dim=DIM, num_layers=3, penalty=0.1)
+    nodes = torch.cat([model.user_embedding.weight, model.item_embedding.weight])
+    deep = propagate(graph(), nodes, 3)
+    u, i, j = deep[BATCH.users], deep[USERS + BATCH.positives], deep[USERS + BATCH.negatives]
+    terms = model.loss(BATCH)
+    torch.testing.assert_close(terms["bpr"], bpr_terms(u, i, j))
+    flat = [nodes[BATCH.users], nodes[USERS + BATCH.positives], nodes[USERS + BATCH.negatives]]
+    torch.testing.assert_close(terms["reg"], 0.1 * sum(x.pow(2).sum() for x in flat) / 2)
+    torch.testing.assert_close(torch.cat(model.embeddings()), deep)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_infodcl_objective_term_by_term(channels: int) -> None:
+    options = InfoDCLOptions(reconstruction=0.4, contrast=0.2, balance=0.3, balance_kind="norm", temperature=0.5)
+    model = infodcl(channels, **{name: getattr(options, name) for name in options.__dataclass_fields__})
+    with torch.no_grad():
+        for parameter in model.channels.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape))
+    terms = model.loss(BATCH, seeded())
+
+    item = model.item_embedding.weight
+    generator = seeded()
+    t = model.diffusion.sample_steps(3, generator)
+    noise = torch.randn(3, DIM, generator=generator)
+    e = item[BATCH.anchors]
+    recon, nce, balance = torch.zeros(()), torch.zeros(()), torch.zeros(())
+    for k in range(channels):
+        channel = model.channels[f"c{k}"]
+        m = metadata(k) / metadata(k).square().mean().sqrt()
+        informative = channel.psnet(noise, m[BATCH.anchors])
+        level = model.diffusion.alpha_bar[t - 1][:, None]
+        z = level.sqrt() * e + (1 - level).sqrt() * informative
+        generated = channel.denoiser(z, t)
+        recon = recon + (e - generated).pow(2).sum(1).mean()
+        logits = F.normalize(generated) @ F.normalize(item).T / 0.5
+        nce = nce + F.cross_entropy(logits, BATCH.anchors)
+        balance = balance + balance_loss(generated, "norm")
+    # Three anchors stand for 1.5 times as many steps; BPR weighs what the reconstruction leaves.
+    torch.testing.assert_close(terms["recon"], 1.5 * 0.4 * recon)
+    torch.testing.assert_close(terms["nce"], 1.5 * 0.2 * nce, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(terms["balance"], 1.5 * 0.3 * balance)
+    user = model.user_embedding.weight
+    expected = 0.6 * bpr_terms(user[BATCH.users], item[BATCH.positives], item[BATCH.negatives])
+    torch.testing.assert_close(terms["bpr"], expected)
+    assert set(terms) == {"bpr", "reg", "recon", "nce", "balance"}
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    model = infodcl(2)
+    with torch.no_grad():
+        for channel in model.channels.values():
+            channel.psnet.alpha.fill_(0.5)
+            channel.psnet.eta0.fill_(0.5)
+    sum(model.loss(BATCH, seeded()).values()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_ablations_change_the_noise_as_their_names_say() -> None:
+    assert infodcl(psnet=False).channels["c0"].psnet is None
+    model = infodcl(psnet=False)
+    generator = seeded()
+    t = model.diffusion.sample_steps(3, generator)
+    noise = torch.randn(3, DIM, generator=generator)
+    e = model.item_embedding(BATCH.anchors)
+    generated = model.channels["c0"].denoiser(model.diffusion(e, noise, t), t)
+    terms = model.loss(BATCH, seeded())
+    expected = 1.5 * model.options.reconstruction * (e - generated).pow(2).sum(1).mean()
+    torch.testing.assert_close(terms["recon"], expected)
+
+    assert "balance" not in infodcl(balance=0.0).loss(BATCH, seeded())
+    assert not infodcl(spectral=False).channels["c0"].psnet.spectral
+    assert not infodcl(contextual=False).channels["c0"].psnet.contextual
+    losses = [infodcl(**{name: False}).loss(BATCH, seeded())["recon"].item() for name in ("spectral", "psnet")]
+    assert losses[0] != losses[1]
+
+
+def test_a_step_without_anchors_is_matrix_factorisation() -> None:
+    terms = infodcl().loss(BATCH._replace(anchors=torch.empty(0, dtype=torch.int64)), seeded())
+    assert set(terms) == {"bpr", "reg"}
+
+
+def test_inference_has_no_diffusion() -> None:
+    model = infodcl()
+    nodes = torch.cat([model.user_embedding.weight, model.item_embedding.weight])
+    torch.testing.assert_close(torch.cat(model.embeddings()), propagate(graph(), nodes, 2))
+
+
+def test_metadata_scale_is_the_root_mean_square() -> None:
+    scaled = infodcl(metadata_scale=3.0).channels["c0"].metadata
+    assert scaled.square().mean().sqrt().item() == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("basis", ["population", "batch", "item"])
+def test_all_bases_train(basis: str) -> None:
+    model = infodcl(basis=basis, reconstruction=0.9)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    generator = seeded()
+    history = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        terms = model.loss(BATCH, generator)
+        sum(terms.values()).backward()
+        optimizer.step()
+        history.append(float(terms["recon"]))
+    assert sum(history[-10:]) < 0.5 * sum(history[:10])
+
+
+def test_popularity() -> None:
+    users, items = popularity_embeddings(PAIRS, USERS, ITEMS)
+    assert (users @ items.T)[2].tolist() == [1, 2, 1, 1, 0]
+
+
+def test_errors() -> None:
+    with pytest.raises(ValueError, match="needs channels of one shape, got none"):
+        InfoDCL(graph(), USERS, ITEMS, {})
+    with pytest.raises(ValueError, match="channels of one shape"):
+        InfoDCL(graph(), USERS, ITEMS, {"a": torch.ones(ITEMS, 4), "b": torch.ones(ITEMS, 5)})
+    with pytest.raises(ValueError, match="channels have 3 rows for 5 items"):
+        InfoDCL(graph(), USERS, ITEMS, {"a": torch.ones(3, 4)})
+    with pytest.raises(ValueError, match="need a graph of their sum"):
+        EmbeddingModel(graph(), USERS, ITEMS + 1)
+    for bad in ({"reconstruction": 1.5}, {"contrast": -1.0}, {"temperature": 0.0}, {"metadata_scale": 0.0}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            InfoDCLOptions(**bad)  # type: ignore[arg-type]

@@ -1,0 +1,144 @@
+"""Training finds planted structure, selects on validation alone, and repeats itself for a seed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from infodcl_geo.experiment import Config, ModelOptions, build_channels, default_config, pretrain, run
+from infodcl_geo.interactions import IdMap, Interactions
+from infodcl_geo.models.infodcl import InfoDCLOptions
+from infodcl_geo.training import TrainOptions
+
+
+def checkerboard(users: int = 24, items: int = 24) -> Interactions:
+    """Users take items of their own parity; one withheld item each must come back first."""
+    pairs = [(u, i) for u in range(users) for i in range(items) if (u + i) % 2 == 0]
+    held = {(u, u) for u in range(0, users)}
+    train = torch.tensor([p for p in pairs if p not in held]).T
+    test = torch.tensor(sorted(held)).T
+    return interactions(train, test, test, users, items)
+
+
+def interactions(train: Tensor, valid: Tensor, test: Tensor, users: int, items: int) -> Interactions:
+    return Interactions(train, valid, test, users, items, IdMap(range(users)), IdMap(range(items)), "planted")
+
+
+def config(model: str = "infodcl", **training: object) -> Config:
+    options = TrainOptions(**{"epochs": 60, "batch_size": 64, "lr": 0.02, "anchor_batch": 8, **training})  # type: ignore[arg-type]
+    return Config(ModelOptions(model=model, dim=8), options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("model", ["infodcl", "lightgcn", "mf"])
+def test_the_withheld_diagonal_comes_first(model: str) -> None:
+    outcome = run(checkerboard(), config(model, monitor="recall@1"), ks=(1,), progress=False)
+    assert outcome.test["recall@1"] > 0.95
+
+
+def test_popularity_is_scored_without_training() -> None:
+    outcome = run(checkerboard(), config("popularity"), ks=(20,), progress=False)
+    assert outcome.result.best_epoch == 0
+    assert outcome.model is None
+    assert outcome.test.keys() == outcome.result.validation.keys()
+
+
+def small(seed: int = 0) -> Interactions:
+    generator = torch.Generator().manual_seed(seed)
+    taste = torch.randn(40, 3, generator=generator) @ torch.randn(3, 50, generator=generator)
+    order = (taste + 0.8 * torch.randn(40, 50, generator=generator)).topk(12, dim=1).indices
+    shuffled = order.gather(1, torch.rand(40, 12, generator=generator).argsort(1))
+    user = torch.arange(40)[:, None].expand(-1, 12)
+
+    def part(window: slice) -> Tensor:
+        keys = (user[:, window] * 50 + shuffled[:, window]).flatten().sort().values
+        return torch.stack([keys // 50, keys % 50])
+
+    return interactions(part(slice(0, 8)), part(slice(8, 10)), part(slice(10, 12)), 40, 50)
+
+
+def test_the_seed_determines_the_numbers() -> None:
+    def numbers(seed: int) -> dict[str, float]:
+        chosen = config(epochs=6, eval_every=2, seed=seed)
+        outcome = run(small(), chosen, progress=False)
+        return {**outcome.test, "best": outcome.result.best_epoch, "weight": float(outcome.users.sum())}
+
+    assert numbers(1) == numbers(1)
+    assert numbers(1) != numbers(2)
+
+
+def test_the_test_split_has_no_say() -> None:
+    data = small()
+    other = replace(data, test=data.test[:, :7].clone())
+    first, second = (run(d, config(epochs=20), progress=False) for d in (data, other))
+    assert first.result.best_epoch == second.result.best_epoch
+    torch.testing.assert_close(first.users, second.users)
+    assert first.test != second.test
+
+
+def test_the_best_epoch_on_validation_is_kept() -> None:
+    chosen = config(epochs=40, eval_every=1, patience=40)
+    outcome = run(small(), chosen, progress=False)
+    history = {entry["epoch"]: entry["recall@20"] for entry in outcome.result.history}
+    assert outcome.result.validation["recall@20"] == max(history.values())
+    assert history[outcome.result.best_epoch] == max(history.values())
+    # The embeddings handed back are those of that epoch, not of the last one.
+    again = run(small(), config(epochs=outcome.result.best_epoch, eval_every=1), progress=False)
+    torch.testing.assert_close(outcome.items, again.items)
+
+
+def test_patience_stops_early() -> None:
+    outcome = run(small(), config(epochs=500, eval_every=1, patience=3, lr=0.05), progress=False)
+    assert len(outcome.result.epoch_seconds) == outcome.result.best_epoch + 3 < 500
+
+
+def test_without_validation_the_last_epoch_counts() -> None:
+    data = small()
+    empty = replace(data, valid=data.valid[:, :0])
+    outcome = run(empty, config(epochs=7), progress=False)
+    assert outcome.result.best_epoch == 7
+    assert outcome.result.validation == {}
+
+
+def test_both_ways_of_pretraining_and_all_channels() -> None:
+    data = small()
+    for pretraining in ("svd", "lightgcn"):
+        chosen = config()
+        chosen = replace(chosen, model=replace(chosen.model, pretraining=pretraining, channels="both"))  # type: ignore[arg-type]
+        users, items = pretrain(data, chosen, device=torch.device("cpu"), progress=False)
+        assert users.shape == (40, 8)
+        channels = build_channels(data, chosen, users, items)
+        assert list(channels) == ["item", "user"]
+        assert all(channel.shape == (50, 8) for channel in channels.values())
+        # Neighbours share tastes: an item's metadata is nearer to its own vector than to a random one's.
+        own = torch.cosine_similarity(channels["item"], items).mean()
+        other = torch.cosine_similarity(channels["item"], items.roll(7, 0)).mean()
+        assert own > other + 0.2
+
+
+def test_given_channels_are_used() -> None:
+    outcome = run(small(), config(epochs=2), channels={"mine": torch.randn(50, 8)}, progress=False)
+    assert list(outcome.model.channels) == ["mine"]  # type: ignore[union-attr, arg-type]
+    assert outcome.preparation_seconds == {}
+
+
+def test_a_diverging_run_says_so() -> None:
+    chosen = replace(config(lr=1e30, epochs=50), infodcl=InfoDCLOptions())
+    with pytest.raises(FloatingPointError, match="smaller lr may help"):
+        run(small(), chosen, progress=False)
+
+
+def test_errors() -> None:
+    with pytest.raises(ValueError, match="monitor must be one of"):
+        run(small(), config(monitor="recall@7", epochs=5), progress=False)
+    with pytest.raises(ValueError, match="epochs must be at least 1"):
+        TrainOptions(epochs=0)
+    with pytest.raises(ValueError, match="lr must be positive"):
+        TrainOptions(lr=0.0)
+    with pytest.raises(ValueError, match="model must be one of"):
+        ModelOptions(model="als")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="dim must be at least 1"):
+        ModelOptions(dim=0)
+    assert default_config("lightgcn", seed=3).training.seed == 3
