@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SparseTensor: Any = None
 if os.environ.get("INFODCL_GEO_TORCH_SPARSE", "1") != "0":
     with contextlib.suppress(ImportError, OSError):  # OSError: a wheel built for another torch
-        from torch_sparse import SparseTensor
+        from torch_sparse import SparseTensor  # type: ignore[no-redef]
 
 WITH_TORCH_SPARSE: bool = SparseTensor is not None
 """Whether graphs are PyG ``SparseTensor``s (torch-sparse is usable) or torch CSR tensors."""

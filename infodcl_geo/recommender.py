@@ -183,9 +183,8 @@ class Recommender:
                 {name.removeprefix("weights."): value for name, value in tensors.items()},
             )
         except FileNotFoundError as error:
-            raise CheckpointError(
-                f"{folder}: no checkpoint here, {Path(error.filename or WEIGHTS).name} is missing"
-            ) from error
+            missing = Path(error.filename or WEIGHTS).name
+            raise CheckpointError(f"{folder}: no checkpoint here, {missing} is missing") from error
         except (json.JSONDecodeError, KeyError, TypeError, SafetensorError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise CheckpointError(f"{folder}: damaged checkpoint ({reason})") from error

@@ -1,1 +1,19 @@
 """Layers of InfoDCL and its relatives, usable alone in any PyG model."""
+
+from .diffusion import Denoiser, ForwardDiffusion, alpha_bar, time_encoding
+from .losses import balance_loss, bpr_loss, embedding_penalty, reconstruction_loss
+from .psnet import PSNet, batch_basis, population_basis
+
+__all__ = [
+    "Denoiser",
+    "ForwardDiffusion",
+    "PSNet",
+    "alpha_bar",
+    "balance_loss",
+    "batch_basis",
+    "bpr_loss",
+    "embedding_penalty",
+    "population_basis",
+    "reconstruction_loss",
+    "time_encoding",
+]

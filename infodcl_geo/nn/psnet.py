@@ -161,8 +161,8 @@ class PSNet(nn.Module):
 
     def weights(self) -> PSNetWeights:
         """The parameters in the order of the fused operation."""
-        layers = (self.left_in, self.left_out, self.values_in, self.values_out, self.right_in, self.right_out)
-        layers += (self.phi_in, self.phi_out)
+        layers = [self.left_in, self.left_out, self.values_in, self.values_out, self.right_in, self.right_out]
+        layers += [self.phi_in, self.phi_out]
         flat = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
         return PSNetWeights(
             *flat, self.alpha, self.psi.weight, self.psi.bias, self.norm.weight, self.norm.bias, self.rho, self.eta0
