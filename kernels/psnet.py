@@ -17,6 +17,8 @@ from .reference_psnet import PSNetWeights
 
 __all__ = ["PSNetWeights", "psnet", "psnet_diffuse"]
 
+_LARGEST = 128  # embedding size for which the kernels' registers suffice; beyond it a GPU runs the plain products
+
 
 def psnet(
     eps: Tensor,
@@ -44,7 +46,7 @@ def psnet(
     Every perceptron is ``out @ silu(in @ x + in_bias) + out_bias``.
 
     Args:
-        eps: Gaussian noise ``[B, D]``; D from 16 to 256 on a GPU, any on a CPU.
+        eps: Gaussian noise ``[B, D]``; up to D = 128 a GPU runs the fused kernels.
         m: auxiliary metadata ``[B, D]``.
         phi_m: its embedding :math:`\varphi(m)` ``[B, D]``.
         u: features of the left singular vectors, ``[B, p_u]``, or ``[1, p_u]`` shared by all rows; likewise
@@ -69,7 +71,7 @@ def psnet(
         return _kernel(
             *features, _contiguous(weights), gate, None, None, spectral, contextual, layer_norm_eps, allow_tf32
         )[0]
-    return _psnet_cpu(eps, m, phi_m, u, s, v, weights, gate, spectral, contextual, layer_norm_eps)
+    return _psnet_products(eps, m, phi_m, u, s, v, weights, gate, spectral, contextual, layer_norm_eps)
 
 
 def psnet_diffuse(
@@ -122,7 +124,7 @@ def psnet_diffuse(
             layer_norm_eps,
             allow_tf32,
         )
-    noise = _psnet_cpu(eps, m, phi_m, u, s, v, weights, gate, spectral, contextual, layer_norm_eps)
+    noise = _psnet_products(eps, m, phi_m, u, s, v, weights, gate, spectral, contextual, layer_norm_eps)
     signal = alpha_bar.unsqueeze(1)
     return noise, signal.sqrt() * e + (1 - signal).sqrt() * noise
 
@@ -141,7 +143,7 @@ def _check(
             raise ValueError(f"{name} must be [{eps.shape[0]} or 1, {w.shape[1]}], not {list(x.shape)}")
 
 
-def _psnet_cpu(
+def _psnet_products(
     eps: Tensor,
     m: Tensor,
     phi_m: Tensor,
@@ -186,7 +188,7 @@ def _psnet_cpu(
 
 
 def _uses_triton(x: Tensor) -> bool:
-    return x.is_cuda and x.dtype != torch.float64 and 16 <= x.shape[1] <= 256 and find_spec("triton") is not None
+    return x.is_cuda and x.dtype != torch.float64 and x.shape[1] <= _LARGEST and find_spec("triton") is not None
 
 
 def _inputs(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -281,7 +283,7 @@ def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 
 def _backward(ctx, g_noise: Tensor | None, g_z: Tensor | None):  # type: ignore[no-untyped-def]
     eps, phi_m, u, s, v, gate, alpha_bar, *weights = ctx.saved_tensors
-    spectral, contextual, layer_norm_eps, allow_tf32 = ctx.options
+    spectral, contextual, *_ = ctx.options
     w = PSNetWeights(*weights)
     g = torch.zeros_like(eps) if g_noise is None else g_noise
     g_e = None

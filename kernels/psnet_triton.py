@@ -1,7 +1,8 @@
 """Triton kernels of the preference signal network; see README.md beside this file for the tiling and the gradients.
 
 One program owns a tile of rows from the noise to z_t. Weights are read in slices of hidden units, so that a perceptron
-needs one slice of each layer in shared memory at a time, whatever the embedding size.
+needs one slice of each layer in shared memory at a time. The three features and their gradients stay in registers,
+which suffice for embedding sizes up to 128.
 """
 
 from __future__ import annotations
@@ -149,13 +150,21 @@ def forward_kernel(
 
 @triton.jit
 def _perceptron_backward(
-    g_out, x_ptr, x_stride, w_in, b_in, w_out, g_pre_ptr, g_pre_stride, g_x_ptr, rows, n_rows,
+    position, x_ptr, x_stride, w_in, b_in, w_out, phi_in, g_units_ptr, g_x_ptr, rows, n_rows,
     P: tl.constexpr, PP: tl.constexpr, H: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, K: tl.constexpr,
     BM: tl.constexpr, HC: tl.constexpr, NEED_X: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Stores the gradient of the hidden units' inputs, and of x on request."""
+    """Gradients of the feature at ``position`` in Phi's input, of its hidden units, and of x on request."""
     d = tl.arange(0, DP)
     p = tl.arange(0, PP)
+    g_stride = 4 * H + 4 * D
+    g_out = tl.zeros([BM, DP], dtype=tl.float32)
+    for first in range(0, H, HC):
+        units = first + tl.arange(0, HC)
+        g_pre = _tile(g_units_ptr + 3 * H, rows, units, n_rows, H, g_stride)
+        g_out += tl.dot(g_pre, _tile(phi_in + position * D, units, d, H, D, 3 * D), input_precision=PRECISION)
+    features = g_units_ptr + 4 * H + position * D + rows[:, None] * g_stride + d[None, :]
+    tl.store(features, g_out, mask=(rows < n_rows)[:, None] & (d < D)[None, :])
     g_x = tl.zeros([BM, PP], dtype=tl.float32)
     for first in range(0, H, HC):
         units = first + tl.arange(0, HC)
@@ -164,7 +173,7 @@ def _perceptron_backward(
         g_hidden = tl.dot(g_out, _tile(w_out, d, units, D, H, H), input_precision=PRECISION)
         g_pre = g_hidden * sigmoid * (1.0 + pre * (1.0 - sigmoid))
         mask = (rows < n_rows)[:, None] & (units < H)[None, :]
-        tl.store(g_pre_ptr + rows[:, None] * g_pre_stride + units[None, :], g_pre, mask=mask)
+        tl.store(g_units_ptr + position * H + rows[:, None] * g_stride + units[None, :], g_pre, mask=mask)
         if NEED_X:
             g_x += tl.dot(g_pre, _tile(w_in, units, p, H, P, P), input_precision=PRECISION)
     if NEED_X:
@@ -248,9 +257,6 @@ def backward_kernel(
         tl.store(features + D, v, mask=mask)
         tl.store(features + 2 * D, s, mask=mask)
         g_phi = g * _tanh(_vector(alpha, d, D))[None, :]
-        g_u = tl.zeros([BM, DP], dtype=tl.float32)
-        g_v = tl.zeros([BM, DP], dtype=tl.float32)
-        g_s = tl.zeros([BM, DP], dtype=tl.float32)
         for first in range(0, H, HC):
             units = first + tl.arange(0, HC)
             pre = _phi_hidden(u, v, s, phi_in, phi_in_bias, units, H, D, DP, PRECISION)
@@ -260,37 +266,32 @@ def backward_kernel(
             g_hidden = tl.dot(g_phi, _tile(phi_out, d, units, D, H, H), input_precision=PRECISION)
             g_pre = g_hidden * sigmoid * (1.0 + pre * (1.0 - sigmoid))
             tl.store(g_units_ptr + 3 * H + rows[:, None] * g_stride + units[None, :], g_pre, mask=inside)
-            g_u += tl.dot(g_pre, _tile(phi_in, units, d, H, D, 3 * D), input_precision=PRECISION)
-            g_v += tl.dot(g_pre, _tile(phi_in + D, units, d, H, D, 3 * D), input_precision=PRECISION)
-            g_s += tl.dot(g_pre, _tile(phi_in + 2 * D, units, d, H, D, 3 * D), input_precision=PRECISION)
-        g_features = g_units_ptr + 4 * H + rows[:, None] * g_stride + d[None, :]
-        tl.store(g_features, g_u, mask=mask)
-        tl.store(g_features + D, g_v, mask=mask)
-        tl.store(g_features + 2 * D, g_s, mask=mask)
+        # One feature at a time from here on, from what was just stored, for fewer registers.
+        tl.debug_barrier()
         _perceptron_backward(
-            g_u, u_ptr, u_stride, u_in, u_in_bias, u_out, g_units_ptr, g_stride, g_u_ptr, rows, n_rows,
+            0, u_ptr, u_stride, u_in, u_in_bias, u_out, phi_in, g_units_ptr, g_u_ptr, rows, n_rows,
             P_U, PP_U, H, D, DP, K, BM, HC, NEED_U, PRECISION,
         )  # fmt: skip
         _perceptron_backward(
-            g_v, v_ptr, v_stride, v_in, v_in_bias, v_out, g_units_ptr + H, g_stride, g_v_ptr, rows, n_rows,
+            1, v_ptr, v_stride, v_in, v_in_bias, v_out, phi_in, g_units_ptr, g_v_ptr, rows, n_rows,
             P_V, PP_V, H, D, DP, K, BM, HC, NEED_V, PRECISION,
         )  # fmt: skip
         _perceptron_backward(
-            g_s, s_ptr, s_stride, s_in, s_in_bias, s_out, g_units_ptr + 2 * H, g_stride, g_s_ptr, rows, n_rows,
+            2, s_ptr, s_stride, s_in, s_in_bias, s_out, phi_in, g_units_ptr, g_s_ptr, rows, n_rows,
             P_S, PP_S, H, D, DP, K, BM, HC, NEED_S, PRECISION,
         )  # fmt: skip
 
 
-def configuration(d: int, backward: bool) -> dict[str, int]:
+def configuration(d: int) -> dict[str, int]:
     """Tile sizes of a kernel for embedding size ``d``, with the launch options ``num_warps`` and ``num_stages``."""
     dp = max(16, triton.next_power_of_2(d))
-    large = dp > 128
+    # Chosen so that no register spills on any target: split operands take three times their registers.
     return {
         "DP": dp,
-        "BM": 16 if large or backward else 32,
-        "HC": 16 if large else 32,
-        "K": 16 if large else 32,
-        "num_warps": 8 if large else 4,
+        "BM": 16,
+        "HC": 16,
+        "K": 16,
+        "num_warps": 8 if dp > 64 else 4,
         "num_stages": 1,
     }
 
@@ -329,7 +330,7 @@ def psnet_forward(
     z = torch.empty_like(eps) if e is not None else eps.new_empty(0)
     if rows == 0:
         return noise, z
-    options = configuration(d, backward=False)
+    options = configuration(d)
     strides = [_features(x)[1] for x in (u, s, v)]
     with torch.cuda.device_of(eps):
         forward_kernel[(triton.cdiv(rows, options["BM"]),)](
@@ -348,7 +349,7 @@ def backward_outputs(
     """The tensors that :func:`psnet_backward` fills."""
     rows, d = eps.shape
     hidden = weights[0].shape[0]
-    programs = -(-rows // configuration(d, backward=True)["BM"])
+    programs = -(-rows // configuration(d)["BM"])
     return [
         torch.empty_like(eps),
         torch.empty_like(eps),
@@ -378,7 +379,7 @@ def psnet_backward(
 ) -> list[Tensor]:
     """Gradients of eps, phi_m, u, s, v (the last three per row; empty if not needed), units, unit gradients, sums."""
     rows, d = eps.shape
-    options = configuration(d, backward=True)
+    options = configuration(d)
     results = backward_outputs(eps, u, s, v, weights, need_u, need_s, need_v)
     if rows == 0:
         return results
@@ -387,7 +388,8 @@ def psnet_backward(
         backward_kernel[(triton.cdiv(rows, options["BM"]),)](
             g, eps, phi_m, u, s, v, *(_features(x)[1] for x in (u, s, v)), *weights, gate,
             *results, rows, layer_norm_eps,
-            P_U=u.shape[1], P_S=s.shape[1], P_V=v.shape[1], H=weights[0].shape[0], D=d, SPECTRAL=spectral, CONTEXTUAL=contextual,
-            NEED_U=need_u, NEED_S=need_s, NEED_V=need_v, PRECISION=precision(allow_tf32), **padded, **options,
+            P_U=u.shape[1], P_S=s.shape[1], P_V=v.shape[1], H=weights[0].shape[0], D=d,
+            SPECTRAL=spectral, CONTEXTUAL=contextual, NEED_U=need_u, NEED_S=need_s, NEED_V=need_v,
+            PRECISION=precision(allow_tf32), **padded, **options,
         )  # fmt: skip
     return results

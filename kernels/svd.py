@@ -171,15 +171,14 @@ def _svd_vectorised(y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         top, bottom = values[:, 0], values[:, -1]
         # Written so that a NaN or an infinity anywhere fails. The bounds of the size keep squares in range.
         good = (bottom > 512 * precision * top) & (bottom > 1e-12) & (top < 1e12)
-        # Not yet rotated apart: what a vector still has along one before it, times its singular value.
-        weights = values.t().contiguous()
-        good &= _orthonormalise(vectors, weights) < 32 * precision * top
+        # Not yet rotated apart: what a vector still has along a longer one.
+        good &= _orthonormalise(vectors) < 32 * precision * top
         if wide:
             vectors *= _signs(vectors).unsqueeze(1)
         other = torch.zeros(count, count, batch, dtype=y.dtype)
         for r in range(length):
             other.addcmul_(vectors[:, r].unsqueeze(1), matrix[:, r].unsqueeze(0))
-        _orthonormalise(other, weights)
+        _orthonormalise(other)
     if wide:
         left, right = other.permute(2, 1, 0), vectors.permute(2, 0, 1)
     else:
@@ -255,14 +254,9 @@ def _signs(vectors: Tensor) -> Tensor:
     return torch.where(vectors.amax(1) < -vectors.amin(1), -1.0, 1.0).to(vectors.dtype)
 
 
-def _orthonormalise(vectors: Tensor, weights: Tensor) -> Tensor:
-    """Gram-Schmidt in place on [k, length, B], from the first vector on.
-
-    Returns:
-        Of what it took off the unit vectors, the largest after multiplication by the vector's weight [k, B]; [B].
-    """
+def _orthonormalise(vectors: Tensor) -> Tensor:
+    """Gram-Schmidt in place on [k, length, B], from the first vector on; the largest length it took off any, [B]."""
     x = vectors.numpy()
-    weights_ = weights.numpy()
     largest = np.zeros(x.shape[2], x.dtype)
     for k in range(len(x)):
         x[k] *= 1 / np.sqrt(np.einsum("rb,rb->b", x[k], x[k]))
@@ -270,7 +264,6 @@ def _orthonormalise(vectors: Tensor, weights: Tensor) -> Tensor:
             along = np.einsum("krb,rb->kb", x[k + 1 :], x[k])
             vectors[k + 1 :].addcmul_(torch.from_numpy(along).unsqueeze(1), vectors[k], value=-1)
             np.abs(along, out=along)
-            along *= weights_[k + 1 :]
             np.maximum(largest, along.max(axis=0), out=largest)
     return torch.from_numpy(largest)
 

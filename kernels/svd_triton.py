@@ -125,7 +125,7 @@ def configuration(n: int, m: int) -> dict[str, int | bool]:
         "C": c,
         "R": r,
         "WIDE": n <= m,
-        # One warp, whose exchanges need no barrier; at most 16 numbers of the two factors a thread, more spill registers.
+        # One warp, whose exchanges need no barrier; more than 16 numbers a thread of the two factors spill registers.
         "MATRICES": min(4, 1 << max(0, (512 // (c * r + c * c)).bit_length() - 1)),
         "SWEEPS": SWEEPS,
         "num_warps": 1,
