@@ -1,4 +1,4 @@
-"""All-ranking evaluation: every item is ranked for every user, in chunks of users."""
+"""All-ranking evaluation: every item is ranked for every user, in chunks of users and items."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Scorer = Callable[[Tensor], Tensor]
-"""Scores ``[B, num_items]`` of all items for a tensor of users ``[B]``; higher is better."""
+Scorer = Callable[[Tensor, slice], Tensor]
+"""Scores ``[B, n]`` of a slice of n items for a tensor of users ``[B]``, in a tensor of its own; higher is better."""
 
 METRICS = ("recall", "ndcg", "precision", "mrr", "hit")
 
 
 def dot_scorer(users: Tensor, items: Tensor) -> Scorer:
     """Inner products of user embeddings ``[M, d]`` with item embeddings ``[N, d]``."""
-    return lambda rows: users[rows] @ items.T
+    return lambda rows, window: users[rows] @ items[window].T
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,15 @@ class _Pairs:
 
 @torch.no_grad()
 def rank_items(
-    scorer: Scorer, users: Tensor, k: int, *, seen: Sequence[Tensor], num_users: int, chunk_size: int = 1024
+    scorer: Scorer,
+    users: Tensor,
+    k: int,
+    *,
+    num_users: int,
+    num_items: int,
+    seen: Sequence[Tensor] = (),
+    chunk_size: int = 1024,
+    item_chunk_size: int = 65536,
 ) -> tuple[Tensor, Tensor]:
     """The ``k`` best items of each user, seen items left out.
 
@@ -61,7 +69,8 @@ def rank_items(
         scorer: see :data:`Scorer`.
         users: sorted distinct users ``[n]``.
         seen: pairs ``[2, E]`` that must not be recommended (training interactions, say).
-        chunk_size: users scored at a time; memory is ``chunk_size * num_items`` scores.
+        chunk_size: users scored at a time.
+        item_chunk_size: items scored at a time; never more than ``chunk_size * item_chunk_size`` scores are held.
 
     Returns:
         Items ``[n, k]`` and scores ``[n, k]``, best first. Where fewer than ``k`` items are left the item is -1 and
@@ -70,11 +79,21 @@ def rank_items(
     known = _Pairs(seen, num_users) if len(seen) else None
     items, values = [], []
     for chunk in users.split(chunk_size):
-        scores = scorer(chunk)
-        if known is not None:
-            position, item = known.rows(chunk)
-            scores[position, item] = -torch.inf
-        value, item = scores.topk(min(k, scores.size(1)), dim=1)
+        position, hidden = known.rows(chunk) if known is not None else (None, None)
+        value, item = torch.empty(0), torch.empty(0)
+        for start in range(0, num_items, item_chunk_size):
+            window = slice(start, min(start + item_chunk_size, num_items))
+            scores = scorer(chunk, window)
+            if position is not None and hidden is not None:
+                inside = (hidden >= start) & (hidden < window.stop)
+                scores[position[inside], hidden[inside] - start] = -torch.inf
+            new_value, new_item = scores.topk(min(k, scores.size(1)), dim=1)
+            new_item += start
+            if start:
+                new_value, new_item = torch.cat([value, new_value], 1), torch.cat([item, new_item], 1)
+                new_value, place = new_value.topk(min(k, new_value.size(1)), dim=1)
+                new_item = new_item.gather(1, place)
+            value, item = new_value, new_item
         items.append(item.masked_fill(value == -torch.inf, -1))
         values.append(value)
     if not items:
@@ -91,6 +110,7 @@ def evaluate(
     seen: Sequence[Tensor] = (),
     ks: Sequence[int] = (10, 20, 50),
     chunk_size: int = 1024,
+    item_chunk_size: int = 65536,
 ) -> Ranking:
     r"""Recall, NDCG, precision, MRR and hit rate at every ``k`` over the users with held-out items.
 
@@ -111,7 +131,7 @@ def evaluate(
         held_out: pairs ``[2, E]`` of the validation or the test split.
         seen: pairs left out of the ranking (training interactions; also validation ones where that is wanted).
         ks: cut-offs.
-        chunk_size: users scored at a time.
+        chunk_size, item_chunk_size: users and items scored at a time, see :func:`rank_items`.
 
     Raises:
         ValueError: if a cut-off is not positive.
@@ -119,7 +139,16 @@ def evaluate(
     if not ks or min(ks) < 1:
         raise ValueError(f"cut-offs must be positive, not {tuple(ks)}")
     users = held_out[0].unique()
-    ranked, _ = rank_items(scorer, users, max(ks), seen=seen, num_users=num_users, chunk_size=chunk_size)
+    ranked, _ = rank_items(
+        scorer,
+        users,
+        max(ks),
+        num_users=num_users,
+        num_items=num_items,
+        seen=seen,
+        chunk_size=chunk_size,
+        item_chunk_size=item_chunk_size,
+    )
     targets = torch.bincount(held_out[0], minlength=num_users)[users].to(torch.float64)
     keys = (held_out[0] * num_items + held_out[1]).sort().values
     wanted = users[:, None] * num_items + ranked

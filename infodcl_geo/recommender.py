@@ -90,8 +90,9 @@ class Recommender:
             dot_scorer(self.users, self.items),
             distinct,
             k,
-            seen=[self.seen] if exclude_seen else [],
             num_users=len(self.user_ids),
+            num_items=len(self.item_ids),
+            seen=[self.seen] if exclude_seen else [],
         )
         answers = []
         for user, row in zip(users, place.tolist(), strict=True):

@@ -147,7 +147,9 @@ def train(
             result.validation = metrics if valid.size(1) else {}
             best_state = {name: value.detach().clone() for name, value in model.state_dict().items()}
         shown = {name: f"{value:.4g}" for name, value in terms.items()}
-        bar.set_postfix({**shown, options.monitor: f"{metrics[options.monitor]:.4f}", "best": f"{best:.4f}"})
+        cut_off = options.monitor.partition("@")[2]
+        recall = {name: f"{value:.4f}" for name, value in metrics.items() if name == f"recall@{cut_off}"}
+        bar.set_postfix({**shown, **recall, options.monitor: f"{metrics[options.monitor]:.4f}", "best": f"{best:.4f}"})
         if on_evaluation is not None:
             on_evaluation(epoch, metrics)
         if epoch - result.best_epoch >= options.patience:

@@ -79,13 +79,13 @@ def test_the_test_split_has_no_say() -> None:
 
 
 def test_the_best_epoch_on_validation_is_kept() -> None:
-    chosen = config(epochs=40, eval_every=1, patience=40)
+    chosen = config(epochs=40, eval_every=1, patience=40, monitor="recall@20")
     outcome = run(small(), chosen, progress=False)
     history = {entry["epoch"]: entry["recall@20"] for entry in outcome.result.history}
     assert outcome.result.validation["recall@20"] == max(history.values())
     assert history[outcome.result.best_epoch] == max(history.values())
     # The embeddings handed back are those of that epoch, not of the last one.
-    again = run(small(), config(epochs=outcome.result.best_epoch, eval_every=1), progress=False)
+    again = run(small(), config(epochs=outcome.result.best_epoch, eval_every=1, monitor="recall@20"), progress=False)
     torch.testing.assert_close(outcome.items, again.items)
 
 
