@@ -50,7 +50,7 @@ install() { # EXTRAS
             page=(--extra-index-url https://download.pytorch.org/whl/cpu)
         fi
         echo "run.sh: installing torch" >&2
-        .venv/bin/pip install --quiet --disable-pip-version-check "${page[@]}" torch==2.13.0
+        .venv/bin/pip install --quiet --disable-pip-version-check ${page[@]+"${page[@]}"} torch==2.13.0
     fi
     echo "run.sh: installing infodcl-geo$1" >&2
     .venv/bin/pip install --quiet --disable-pip-version-check --editable ".$1"
