@@ -17,7 +17,7 @@ from .reference_psnet import PSNetWeights
 
 __all__ = ["PSNetWeights", "psnet", "psnet_diffuse"]
 
-_LARGEST = 128  # embedding size for which the kernels' registers suffice; beyond it a GPU runs the plain products
+_LARGEST = 256  # embedding size for which the kernels' registers suffice; beyond it a GPU runs the plain products
 
 
 def psnet(
@@ -46,7 +46,7 @@ def psnet(
     Every perceptron is ``out @ silu(in @ x + in_bias) + out_bias``.
 
     Args:
-        eps: Gaussian noise ``[B, D]``; up to D = 128 a GPU runs the fused kernels.
+        eps: Gaussian noise ``[B, D]``; up to D = 256 a GPU runs the fused kernels.
         m: auxiliary metadata ``[B, D]``.
         phi_m: its embedding :math:`\varphi(m)` ``[B, D]``.
         u: features of the left singular vectors, ``[B, p_u]``, or ``[1, p_u]`` shared by all rows; likewise

@@ -1,8 +1,8 @@
 """Triton kernels of the preference signal network; see README.md beside this file for the tiling and the gradients.
 
-One program owns a tile of rows from the noise to z_t. Weights are read in slices of hidden units, so that a perceptron
-needs one slice of each layer in shared memory at a time. The three features and their gradients stay in registers,
-which suffice for embedding sizes up to 128.
+One program owns a tile of rows from the noise to z_t. All products run over slices of what they sum and of the hidden
+units, so that registers and shared memory hold slices and one tile of rows x embedding size; what a later product
+needs whole (the features, their gradients) passes through a buffer that stays in the caches.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ def _tile(ptr, rows, columns, n_rows, n_columns, stride):
 @triton.jit
 def _vector(ptr, index, size):
     return tl.load(ptr + index, mask=index < size, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _tanh(x):
+    return 2.0 * tl.sigmoid(2.0 * x) - 1.0
 
 
 @triton.jit
@@ -63,15 +68,19 @@ def _perceptron(
 
 
 @triton.jit
-def _phi_hidden(
-    u, v, s, w_ptr, b_ptr, units, H: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, PRECISION: tl.constexpr
-):
-    """Inputs of a slice of Phi's hidden units, [u || v || s] @ w' + b (eq. 3), [BM, HC]."""
-    d = tl.arange(0, DP)
-    pre = tl.dot(u, tl.trans(_tile(w_ptr, units, d, H, D, 3 * D)), input_precision=PRECISION)
-    pre += tl.dot(v, tl.trans(_tile(w_ptr + D, units, d, H, D, 3 * D)), input_precision=PRECISION)
-    pre += tl.dot(s, tl.trans(_tile(w_ptr + 2 * D, units, d, H, D, 3 * D)), input_precision=PRECISION)
-    return pre + _vector(b_ptr, units, H)[None, :]
+def _back(
+    g_ptr, g_stride, w_ptr, alpha, rows, n_rows, columns, D: tl.constexpr, H: tl.constexpr, K: tl.constexpr,
+    BM: tl.constexpr, HC: tl.constexpr, SCALED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """A slice of columns of g @ w for w [D, H], with SCALED of (g tanh(alpha)) @ w, [BM, HC]; summed K at a time."""
+    out = tl.zeros([BM, HC], dtype=tl.float32)
+    for first in range(0, D, K):
+        d = first + tl.arange(0, K)
+        g = _tile(g_ptr, rows, d, n_rows, D, g_stride)
+        if SCALED:
+            g *= _tanh(_vector(alpha, d, D))[None, :]
+        out += tl.dot(g, _tile(w_ptr, d, columns, D, H, H), input_precision=PRECISION)
+    return out
 
 
 @triton.jit
@@ -94,16 +103,11 @@ def _normalised(
 
 
 @triton.jit
-def _tanh(x):
-    return 2.0 * tl.sigmoid(2.0 * x) - 1.0
-
-
-@triton.jit
 def forward_kernel(
     eps_ptr, m_ptr, phi_m_ptr, u_ptr, s_ptr, v_ptr, u_stride, s_stride, v_stride,
     u_in, u_in_bias, u_out, u_out_bias, s_in, s_in_bias, s_out, s_out_bias, v_in, v_in_bias, v_out, v_out_bias,
     phi_in, phi_in_bias, phi_out, phi_out_bias, alpha, psi, psi_bias, norm_weight, norm_bias, rho, eta0, gate,
-    e_ptr, alpha_bar_ptr, noise_ptr, z_ptr, n_rows, layer_norm_eps,
+    e_ptr, alpha_bar_ptr, features_ptr, noise_ptr, z_ptr, n_rows, layer_norm_eps,
     P_U: tl.constexpr, P_S: tl.constexpr, P_V: tl.constexpr, H: tl.constexpr, D: tl.constexpr,
     SPECTRAL: tl.constexpr, CONTEXTUAL: tl.constexpr, DIFFUSE: tl.constexpr,
     DP: tl.constexpr, BM: tl.constexpr, HC: tl.constexpr, K: tl.constexpr, PRECISION: tl.constexpr,
@@ -130,13 +134,16 @@ def forward_kernel(
             s_ptr, s_stride, s_in, s_in_bias, s_out, s_out_bias, s_ptr, 0, rows, n_rows,
             P_S, H, D, DP, K, BM, HC, False, PRECISION,
         )  # fmt: skip
-        g = tl.zeros([BM, DP], dtype=tl.float32)
-        for first in range(0, H, HC):
-            units = first + tl.arange(0, HC)
-            pre = _phi_hidden(u, v, s, phi_in, phi_in_bias, units, H, D, DP, PRECISION)
-            w = _tile(phi_out, d, units, D, H, H)
-            g += tl.dot(pre * tl.sigmoid(pre), tl.trans(w), input_precision=PRECISION)
-        g += _vector(phi_out_bias, d, D)[None, :]
+        features = features_ptr + rows[:, None] * (3 * D) + d[None, :]
+        mask = (rows < n_rows)[:, None] & (d < D)[None, :]
+        tl.store(features, u, mask=mask)
+        tl.store(features + D, v, mask=mask)
+        tl.store(features + 2 * D, s, mask=mask)
+        tl.debug_barrier()
+        g = _perceptron(
+            features_ptr, 3 * D, phi_in, phi_in_bias, phi_out, phi_out_bias, features_ptr, 0, rows, n_rows,
+            3 * D, H, D, DP, K, BM, HC, False, PRECISION,
+        )  # fmt: skip
         out += _tile(eps_ptr, rows, d, n_rows, D, D) + _tile(m_ptr, rows, d, n_rows, D, D)
         out += _tanh(_vector(alpha, d, D))[None, :] * g
     offsets = rows[:, None] * D + d[None, :]
@@ -150,34 +157,29 @@ def forward_kernel(
 
 @triton.jit
 def _perceptron_backward(
-    position, x_ptr, x_stride, w_in, b_in, w_out, phi_in, g_units_ptr, g_x_ptr, rows, n_rows,
-    P: tl.constexpr, PP: tl.constexpr, H: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, K: tl.constexpr,
-    BM: tl.constexpr, HC: tl.constexpr, NEED_X: tl.constexpr, PRECISION: tl.constexpr,
+    x_ptr, x_stride, w_in, b_in, w_out, alpha, g_out_ptr, g_out_stride, hidden_ptr, hidden_stride,
+    g_pre_ptr, g_pre_stride, g_x_ptr, g_x_stride, rows, n_rows,
+    P: tl.constexpr, H: tl.constexpr, D: tl.constexpr, K: tl.constexpr, BM: tl.constexpr, HC: tl.constexpr,
+    PHI: tl.constexpr, NEED_X: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of the feature at ``position`` in Phi's input, of its hidden units, and of x on request."""
-    d = tl.arange(0, DP)
-    p = tl.arange(0, PP)
-    g_stride = 4 * H + 4 * D
-    g_out = tl.zeros([BM, DP], dtype=tl.float32)
+    """Stores the gradients of the hidden units' inputs, and on request of x; for PHI also the hidden units."""
     for first in range(0, H, HC):
         units = first + tl.arange(0, HC)
-        g_pre = _tile(g_units_ptr + 3 * H, rows, units, n_rows, H, g_stride)
-        g_out += tl.dot(g_pre, _tile(phi_in + position * D, units, d, H, D, 3 * D), input_precision=PRECISION)
-    features = g_units_ptr + 4 * H + position * D + rows[:, None] * g_stride + d[None, :]
-    tl.store(features, g_out, mask=(rows < n_rows)[:, None] & (d < D)[None, :])
-    g_x = tl.zeros([BM, PP], dtype=tl.float32)
-    for first in range(0, H, HC):
-        units = first + tl.arange(0, HC)
+        mask = (rows < n_rows)[:, None] & (units < H)[None, :]
         pre = _hidden(x_ptr, x_stride, w_in, b_in, rows, n_rows, units, P, H, K, BM, HC, PRECISION)
         sigmoid = tl.sigmoid(pre)
-        g_hidden = tl.dot(g_out, _tile(w_out, d, units, D, H, H), input_precision=PRECISION)
+        if PHI:
+            tl.store(hidden_ptr + rows[:, None] * hidden_stride + units[None, :], pre * sigmoid, mask=mask)
+        g_hidden = _back(g_out_ptr, g_out_stride, w_out, alpha, rows, n_rows, units, D, H, K, BM, HC, PHI, PRECISION)
         g_pre = g_hidden * sigmoid * (1.0 + pre * (1.0 - sigmoid))
-        mask = (rows < n_rows)[:, None] & (units < H)[None, :]
-        tl.store(g_units_ptr + position * H + rows[:, None] * g_stride + units[None, :], g_pre, mask=mask)
-        if NEED_X:
-            g_x += tl.dot(g_pre, _tile(w_in, units, p, H, P, P), input_precision=PRECISION)
+        tl.store(g_pre_ptr + rows[:, None] * g_pre_stride + units[None, :], g_pre, mask=mask)
     if NEED_X:
-        tl.store(g_x_ptr + rows[:, None] * P + p[None, :], g_x, mask=(rows < n_rows)[:, None] & (p < P)[None, :])
+        tl.debug_barrier()
+        for first in range(0, P, HC):
+            columns = first + tl.arange(0, HC)
+            g_x = _back(g_pre_ptr, g_pre_stride, w_in, alpha, rows, n_rows, columns, H, P, K, BM, HC, False, PRECISION)
+            mask = (rows < n_rows)[:, None] & (columns < P)[None, :]
+            tl.store(g_x_ptr + rows[:, None] * g_x_stride + columns[None, :], g_x, mask=mask)
 
 
 @triton.jit
@@ -189,7 +191,6 @@ def backward_kernel(
     P_U: tl.constexpr, P_S: tl.constexpr, P_V: tl.constexpr, H: tl.constexpr, D: tl.constexpr,
     SPECTRAL: tl.constexpr, CONTEXTUAL: tl.constexpr,
     NEED_U: tl.constexpr, NEED_S: tl.constexpr, NEED_V: tl.constexpr,
-    PP_U: tl.constexpr, PP_S: tl.constexpr, PP_V: tl.constexpr,
     DP: tl.constexpr, BM: tl.constexpr, HC: tl.constexpr, K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the inputs of a tile of rows; the layers' units and unit gradients for the weights' products.
@@ -226,9 +227,25 @@ def backward_kernel(
         g_psi = g_x - (tl.sum(g_x, axis=1) / D)[:, None] - x * (tl.sum(g_x * x, axis=1) / D)[:, None]
         g_psi = tl.where((d < D)[None, :], g_psi * inverse[:, None], 0.0)
         tl.store(g_units_ptr + rows[:, None] * g_stride + (4 * H + 3 * D) + d[None, :], g_psi, mask=mask)
-        for first in range(0, D, K):
-            columns = first + tl.arange(0, K)
-            through = tl.dot(g_psi, _tile(psi, d, columns, D, D, D), input_precision=PRECISION)
+        tl.debug_barrier()
+        for first in range(0, D, HC):
+            columns = first + tl.arange(0, HC)
+            through = _back(
+                g_units_ptr + 4 * H + 3 * D,
+                g_stride,
+                psi,
+                alpha,
+                rows,
+                n_rows,
+                columns,
+                D,
+                D,
+                K,
+                BM,
+                HC,
+                False,
+                PRECISION,
+            )
             part = _tile(g_ptr, rows, columns, n_rows, D, D)
             offsets = rows[:, None] * D + columns[None, :]
             inside = (rows < n_rows)[:, None] & (columns < D)[None, :]
@@ -256,41 +273,38 @@ def backward_kernel(
         tl.store(features, u, mask=mask)
         tl.store(features + D, v, mask=mask)
         tl.store(features + 2 * D, s, mask=mask)
-        g_phi = g * _tanh(_vector(alpha, d, D))[None, :]
-        for first in range(0, H, HC):
-            units = first + tl.arange(0, HC)
-            pre = _phi_hidden(u, v, s, phi_in, phi_in_bias, units, H, D, DP, PRECISION)
-            sigmoid = tl.sigmoid(pre)
-            inside = (rows < n_rows)[:, None] & (units < H)[None, :]
-            tl.store(units_ptr + 3 * H + rows[:, None] * units_stride + units[None, :], pre * sigmoid, mask=inside)
-            g_hidden = tl.dot(g_phi, _tile(phi_out, d, units, D, H, H), input_precision=PRECISION)
-            g_pre = g_hidden * sigmoid * (1.0 + pre * (1.0 - sigmoid))
-            tl.store(g_units_ptr + 3 * H + rows[:, None] * g_stride + units[None, :], g_pre, mask=inside)
-        # One feature at a time from here on, from what was just stored, for fewer registers.
         tl.debug_barrier()
         _perceptron_backward(
-            0, u_ptr, u_stride, u_in, u_in_bias, u_out, phi_in, g_units_ptr, g_u_ptr, rows, n_rows,
-            P_U, PP_U, H, D, DP, K, BM, HC, NEED_U, PRECISION,
+            units_ptr + 4 * H, units_stride, phi_in, phi_in_bias, phi_out, alpha, g_ptr, D,
+            units_ptr + 3 * H, units_stride, g_units_ptr + 3 * H, g_stride, g_units_ptr + 4 * H, g_stride, rows, n_rows,
+            3 * D, H, D, K, BM, HC, True, True, PRECISION,
+        )  # fmt: skip
+        tl.debug_barrier()
+        _perceptron_backward(
+            u_ptr, u_stride, u_in, u_in_bias, u_out, alpha, g_units_ptr + 4 * H, g_stride,
+            units_ptr, units_stride, g_units_ptr, g_stride, g_u_ptr, P_U, rows, n_rows,
+            P_U, H, D, K, BM, HC, False, NEED_U, PRECISION,
         )  # fmt: skip
         _perceptron_backward(
-            1, v_ptr, v_stride, v_in, v_in_bias, v_out, phi_in, g_units_ptr, g_v_ptr, rows, n_rows,
-            P_V, PP_V, H, D, DP, K, BM, HC, NEED_V, PRECISION,
+            v_ptr, v_stride, v_in, v_in_bias, v_out, alpha, g_units_ptr + 4 * H + D, g_stride,
+            units_ptr, units_stride, g_units_ptr + H, g_stride, g_v_ptr, P_V, rows, n_rows,
+            P_V, H, D, K, BM, HC, False, NEED_V, PRECISION,
         )  # fmt: skip
         _perceptron_backward(
-            2, s_ptr, s_stride, s_in, s_in_bias, s_out, phi_in, g_units_ptr, g_s_ptr, rows, n_rows,
-            P_S, PP_S, H, D, DP, K, BM, HC, NEED_S, PRECISION,
+            s_ptr, s_stride, s_in, s_in_bias, s_out, alpha, g_units_ptr + 4 * H + 2 * D, g_stride,
+            units_ptr, units_stride, g_units_ptr + 2 * H, g_stride, g_s_ptr, P_S, rows, n_rows,
+            P_S, H, D, K, BM, HC, False, NEED_S, PRECISION,
         )  # fmt: skip
 
 
 def configuration(d: int) -> dict[str, int]:
     """Tile sizes of a kernel for embedding size ``d``, with the launch options ``num_warps`` and ``num_stages``."""
     dp = max(16, triton.next_power_of_2(d))
-    # Chosen so that no register spills on any target: split operands take three times their registers.
     return {
         "DP": dp,
         "BM": 16,
-        "HC": 16,
-        "K": 16,
+        "HC": 32,
+        "K": 32,
         "num_warps": 8 if dp > 64 else 4,
         "num_stages": 1,
     }
@@ -330,12 +344,13 @@ def psnet_forward(
     z = torch.empty_like(eps) if e is not None else eps.new_empty(0)
     if rows == 0:
         return noise, z
+    features = eps.new_empty((rows if spectral else 0, 3 * d), dtype=torch.float32)
     options = configuration(d)
     strides = [_features(x)[1] for x in (u, s, v)]
     with torch.cuda.device_of(eps):
         forward_kernel[(triton.cdiv(rows, options["BM"]),)](
             eps, m, phi_m, u, s, v, *strides, *weights, gate,
-            eps if e is None else e, eps if alpha_bar is None else alpha_bar, noise, z, rows, layer_norm_eps,
+            eps if e is None else e, eps if alpha_bar is None else alpha_bar, features, noise, z, rows, layer_norm_eps,
             P_U=u.shape[1], P_S=s.shape[1], P_V=v.shape[1], H=weights[0].shape[0], D=d,
             SPECTRAL=spectral, CONTEXTUAL=contextual, DIFFUSE=e is not None,
             PRECISION=precision(allow_tf32), **options,
@@ -383,13 +398,12 @@ def psnet_backward(
     results = backward_outputs(eps, u, s, v, weights, need_u, need_s, need_v)
     if rows == 0:
         return results
-    padded = {f"PP_{k}": max(16, triton.next_power_of_2(x.shape[1])) for k, x in (("U", u), ("S", s), ("V", v))}
     with torch.cuda.device_of(eps):
         backward_kernel[(triton.cdiv(rows, options["BM"]),)](
             g, eps, phi_m, u, s, v, *(_features(x)[1] for x in (u, s, v)), *weights, gate,
             *results, rows, layer_norm_eps,
             P_U=u.shape[1], P_S=s.shape[1], P_V=v.shape[1], H=weights[0].shape[0], D=d,
             SPECTRAL=spectral, CONTEXTUAL=contextual, NEED_U=need_u, NEED_S=need_s, NEED_V=need_v,
-            PRECISION=precision(allow_tf32), **padded, **options,
+            PRECISION=precision(allow_tf32), **options,
         )  # fmt: skip
     return results
