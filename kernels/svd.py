@@ -17,7 +17,7 @@ __all__ = ["batched_svd"]
 
 _LARGEST = 16  # rows and columns
 # Below this many matrices the fixed cost of the vector operations exceeds LAPACK's.
-_FEWEST = 192
+_FEWEST = 256
 # Numbers of one chunk; larger ones leave the second-level cache.
 _CHUNK_NUMBERS = 1 << 17
 

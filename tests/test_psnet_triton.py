@@ -83,7 +83,8 @@ def on_cpu(found: dict[str, Tensor]) -> dict[str, Tensor]:
         (123, 20, 24, (16, 4, 25), "u"),
         (17, 7, 5, (3, 1, 2), "usv"),
         (3, 200, 200, (200, 10, 200), ""),
-        (2049, 16, 16, (16, 4, 16), ""),
+        # The interpreter takes half a minute for what a device does at once.
+        (129 if INTERPRETED else 2049, 16, 16, (16, 4, 16), ""),
     ],
 )
 @pytest.mark.parametrize(("spectral", "contextual"), [(True, True), (True, False), (False, True)])
@@ -181,12 +182,12 @@ def test_svd(kernels: None, n: int, m: int) -> None:
     from infodcl_geo.kernels.svd_triton import svd_triton
 
     generator = torch.Generator().manual_seed(0)
-    y = torch.randn(37, n, m, generator=generator)
+    y = torch.randn(11, n, m, generator=generator)
     y[1], y[2], y[3, :, 0], y[4] = 0, 1, 0, torch.eye(n, m)
     y[5] = y[6]
     y[7] *= 1e-30
     y[8] *= 1e30
-    buffer = torch.full((37, 2 * n, m + 1), math.nan)
+    buffer = torch.full((11, 2 * n, m + 1), math.nan)
     buffer[:, ::2, 1:] = y
     left, values, right = (x.cpu() for x in svd_triton(buffer.to(DEVICE)[:, ::2, 1:]))
     check(y, left, values, right, 1e-5)

@@ -13,7 +13,7 @@ from torch import Tensor
 from infodcl_geo.kernels import batched_svd
 from infodcl_geo.kernels.reference_psnet import batched_svd_reference
 
-MANY = 200  # enough matrices for the vectorised path; fewer go to LAPACK
+MANY = 300  # enough matrices for the vectorised path; fewer go to LAPACK
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
