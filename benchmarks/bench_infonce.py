@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from infodcl_geo.kernels import infonce, reference
 from torch import Tensor
+
+from infodcl_geo.kernels import infonce, reference
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -25,9 +25,10 @@ import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
-from infodcl_geo.kernels import InfoNCEOptions, infonce
 from torch import Tensor
 from triton.testing import do_bench
+
+from infodcl_geo.kernels import InfoNCEOptions, infonce
 
 COLUMNS = [
     "operation", "implementation", "dtype", "anchors", "candidates", "dimensions", "pass",

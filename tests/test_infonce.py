@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from infodcl_geo.kernels import InfoNCEOptions, infonce, logsumexp_similarity, reference
 from torch import Tensor
+
+from infodcl_geo.kernels import InfoNCEOptions, infonce, logsumexp_similarity, reference
 
 module = importlib.import_module("infodcl_geo.kernels.infonce")
 TINY = InfoNCEOptions(cpu_tile=48)  # many tiles both ways, and the exponentials recomputed for the candidates' gradient

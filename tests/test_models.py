@@ -82,7 +82,7 @@ def test_infodcl_objective_term_by_term(channels: int) -> None:
     recon, nce, balance = torch.zeros(()), torch.zeros(()), torch.zeros(())
     for k in range(channels):
         channel = model.channels[f"c{k}"]
-        m = metadata(k) / metadata(k).square().mean().sqrt()
+        m = options.metadata_scale * metadata(k) / metadata(k).square().mean().sqrt()
         informative = channel.psnet(noise, m[BATCH.anchors])
         level = model.diffusion.alpha_bar[t - 1][:, None]
         z = level.sqrt() * e + (1 - level).sqrt() * informative
