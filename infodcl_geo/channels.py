@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .graph import Graph, interaction_graph, normalized_interactions, to_scipy
+from .graph import Graph, from_scipy, interaction_graph, normalized_interactions, to_scipy
 from .similarity import jaccard_graph
 
 
@@ -19,8 +19,6 @@ def _weighted_mean(graph: Graph, x: Tensor, fallback: Tensor) -> Tensor:
 def _unweighted(graph: Graph) -> Graph:
     matrix = to_scipy(graph.matrix)
     matrix.data[:] = 1.0
-    from .graph import from_scipy
-
     return Graph(from_scipy(matrix))
 
 

@@ -167,8 +167,8 @@ def _flat(config: Config) -> dict[str, Any]:
 
 
 def _config(namespace: Namespace) -> Config:
-    infodcl = InfoDCLOptions(**{field.name: namespace.infodcl[field.name] for field in fields(InfoDCLOptions)})
-    return Config(_pick(namespace, ModelOptions), _pick(namespace, TrainOptions), infodcl)
+    parts = _pick(namespace, ModelOptions), _pick(namespace, TrainOptions), _pick(namespace.infodcl, InfoDCLOptions)
+    return Config(*parts)
 
 
 def _config_of(model: ModelName, argv: Sequence[str]) -> Config:
@@ -179,7 +179,7 @@ def _config_of(model: ModelName, argv: Sequence[str]) -> Config:
     return _config(parser.parse_args([*argv, "--model", model])[command])
 
 
-def _percent_free(metrics: dict[str, float], names: Sequence[str]) -> list[str]:
+def _shown(metrics: dict[str, float], names: Sequence[str]) -> list[str]:
     return [f"{metrics[name]:.4f}" if name in metrics else "-" for name in names]
 
 
@@ -188,10 +188,8 @@ def _headline(ks: Sequence[int]) -> list[str]:
     return [f"recall@{k}", f"ndcg@{k}"]
 
 
-def _train(options: Namespace, argv: Sequence[str]) -> None:
-    data = _pick(options, DataOptions).load()
-    config = _config_of(options.model, argv)
-    outcome = run(
+def _run(data: Interactions, config: Config, options: Namespace) -> Run:
+    return run(
         data,
         config,
         ks=tuple(options.ks),
@@ -199,9 +197,15 @@ def _train(options: Namespace, argv: Sequence[str]) -> None:
         device=options.device,
         progress=options.progress,
     )
+
+
+def _train(options: Namespace, argv: Sequence[str]) -> None:
+    data = _pick(options, DataOptions).load()
+    config = _config_of(options.model, argv)
+    outcome = _run(data, config, options)
     rows = [
-        ["validation", *_percent_free(outcome.result.validation, _headline(options.ks))],
-        ["test", *_percent_free(outcome.test, _headline(options.ks))],
+        ["validation", *_shown(outcome.result.validation, _headline(options.ks))],
+        ["test", *_shown(outcome.test, _headline(options.ks))],
     ]
     print(f"\n{config.model.model} on {data.name}, best epoch {outcome.result.best_epoch}")
     print(tabulate(rows, headers=["split", *_headline(options.ks)], tablefmt="github", disable_numparse=True))
@@ -225,16 +229,7 @@ def _compare(options: Namespace, argv: Sequence[str]) -> None:
         runs: list[Run] = []
         for seed in options.seeds if model != "popularity" else options.seeds[:1]:
             config = _config_of(model, [*argv, "--seed", str(seed)])
-            runs.append(
-                run(
-                    data,
-                    config,
-                    ks=tuple(options.ks),
-                    mask_validation=options.mask_validation,
-                    device=options.device,
-                    progress=options.progress,
-                )
-            )
+            runs.append(_run(data, config, options))
             last = runs[-1]
             records.append(
                 {

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from .channels import item_similarity_metadata, spectral_embeddings, user_similarity_metadata
-from .evaluation import dot_scorer, evaluate
 from .graph import normalized_adjacency
 from .interactions import Interactions
 from .models.base import EmbeddingModel
 from .models.infodcl import InfoDCL, InfoDCLOptions
 from .models.lightgcn import LightGCN
 from .models.popularity import popularity_embeddings
-from .training import TrainOptions, TrainResult, train
+from .training import TrainOptions, TrainResult, score, train
 
 ModelName = Literal["infodcl", "lightgcn", "mf", "popularity"]
 
@@ -166,32 +165,6 @@ def build_model(data: Interactions, config: Config, channels: dict[str, Tensor])
     if options.model == "mf":
         return EmbeddingModel(graph, data.num_users, data.num_items, dim=options.dim, **shared)
     raise ValueError(f"{options.model} has no weights to train")
-
-
-def score(
-    data: Interactions,
-    users: Tensor,
-    items: Tensor,
-    split: Literal["valid", "test"],
-    *,
-    ks: tuple[int, ...] = (10, 20, 50),
-    mask_validation: bool = False,
-) -> dict[str, float]:
-    """Metrics of embeddings on a held-out split, training items left out of the ranking.
-
-    Args:
-        mask_validation: in test, leave the validation items out of the ranking as well.
-    """
-    seen = [data.train] if split == "valid" or not mask_validation else [data.train, data.valid]
-    ranking = evaluate(
-        dot_scorer(users, items),
-        getattr(data, split).to(users.device),
-        num_users=data.num_users,
-        num_items=data.num_items,
-        seen=[pairs.to(users.device) for pairs in seen],
-        ks=ks,
-    )
-    return ranking.mean()
 
 
 def run(

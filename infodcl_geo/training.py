@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -102,9 +103,8 @@ def train(
     """
     device = model.user_embedding.weight.device
     generator = torch.Generator(device).manual_seed(options.seed)
-    interactions, valid = data.train.to(device), data.valid.to(device)
     sampler = BatchSampler(
-        interactions,
+        data.train.to(device),
         data.num_users,
         data.num_items,
         batch_size=options.batch_size,
@@ -127,16 +127,8 @@ def train(
             raise FloatingPointError(f"the loss is {total} in epoch {epoch}: {terms}; a smaller lr may help")
         if epoch % options.eval_every and epoch != options.epochs:
             continue
-        if valid.size(1):
-            users, items = model.embeddings()
-            metrics = evaluate(
-                dot_scorer(users, items),
-                valid,
-                num_users=data.num_users,
-                num_items=data.num_items,
-                seen=[interactions],
-                ks=ks,
-            ).mean()
+        if data.valid.size(1):
+            metrics = score(data, *model.embeddings(), "valid", ks=ks)
             if options.monitor not in metrics:
                 raise ValueError(f"monitor must be one of {', '.join(metrics)}, not {options.monitor!r}")
         else:
@@ -144,7 +136,7 @@ def train(
         result.history.append({"epoch": epoch, **terms, **metrics})
         if metrics[options.monitor] > best:
             best, result.best_epoch = metrics[options.monitor], epoch
-            result.validation = metrics if valid.size(1) else {}
+            result.validation = metrics if data.valid.size(1) else {}
             best_state = {name: value.detach().clone() for name, value in model.state_dict().items()}
         shown = {name: f"{value:.4g}" for name, value in terms.items()}
         cut_off = options.monitor.partition("@")[2]
@@ -177,3 +169,29 @@ def train_epoch(
             # Summed as tensors: reading a value each step would wait for the device.
             sums[name] = sums[name] + value.detach() if name in sums else value.detach()
     return {name: float(value) / len(sampler) for name, value in sums.items()}
+
+
+def score(
+    data: Interactions,
+    users: Tensor,
+    items: Tensor,
+    split: Literal["valid", "test"],
+    *,
+    ks: tuple[int, ...] = (10, 20, 50),
+    mask_validation: bool = False,
+) -> dict[str, float]:
+    """Metrics of embeddings on a held-out split, training items left out of the ranking.
+
+    Args:
+        mask_validation: in test, leave the validation items out of the ranking as well.
+    """
+    seen = [data.train] if split == "valid" or not mask_validation else [data.train, data.valid]
+    ranking = evaluate(
+        dot_scorer(users, items),
+        getattr(data, split).to(users.device),
+        num_users=data.num_users,
+        num_items=data.num_items,
+        seen=[pairs.to(users.device) for pairs in seen],
+        ks=ks,
+    )
+    return ranking.mean()

@@ -443,7 +443,7 @@ def arch_of(device: torch.device) -> int:
 
 
 class TritonTiles:
-    """Runs the kernels; the counterpart of ``_CpuTiles`` for CUDA and HIP devices."""
+    """Runs the kernels; the counterpart of ``_TorchTiles`` for CUDA and HIP devices."""
 
     def __init__(
         self,
