@@ -18,7 +18,6 @@ from . import __version__
 from .datasets import NAMED, demo, load_named
 from .experiment import Config, ModelName, ModelOptions, Run, default_config, run
 from .interactions import Format, Interactions, InteractionWarning, Split, load_interactions
-from .models.infodcl import InfoDCLOptions
 from .recommender import CheckpointError, Recommender
 from .training import TrainOptions
 
@@ -93,7 +92,8 @@ def _add_run(parser: ArgumentParser) -> None:
     parser.add_class_arguments(DataOptions, as_group=True)
     parser.add_class_arguments(ModelOptions, as_group=True)
     parser.add_class_arguments(TrainOptions, as_group=True)
-    parser.add_class_arguments(InfoDCLOptions, "infodcl", as_group=True)
+    for name, kind in _model_parts().items():
+        parser.add_class_arguments(kind, name, as_group=True)
     _add_evaluation(parser)
     parser.add_argument("--device", type=str | None, default=None, help="'cpu' or 'cuda'; CUDA where there is one")
     parser.add_argument("--progress", type=bool, default=True, help="show progress bars")
@@ -158,17 +158,25 @@ def make_parser() -> ArgumentParser:
 
 
 def _pick(namespace: Namespace, kind: type) -> Any:
-    return kind(**{field.name: namespace[field.name] for field in fields(kind)})
+    return kind(**{part.name: namespace[part.name] for part in fields(kind)})
+
+
+def _model_parts() -> dict[str, type]:
+    """The option groups of single models, by the field of Config and of the command line that holds them."""
+    shared = ("model", "training")
+    return {part.name: part.default_factory for part in fields(Config) if part.name not in shared}  # type: ignore[misc]
 
 
 def _flat(config: Config) -> dict[str, Any]:
-    nested = {f"infodcl.{name}": value for name, value in asdict(config.infodcl).items()}
+    nested = {
+        f"{part}.{name}": value for part in _model_parts() for name, value in asdict(getattr(config, part)).items()
+    }
     return {**asdict(config.model), **asdict(config.training), **nested}
 
 
 def _config(namespace: Namespace) -> Config:
-    parts = _pick(namespace, ModelOptions), _pick(namespace, TrainOptions), _pick(namespace.infodcl, InfoDCLOptions)
-    return Config(*parts)
+    parts = {name: _pick(namespace[name], kind) for name, kind in _model_parts().items()}
+    return Config(_pick(namespace, ModelOptions), _pick(namespace, TrainOptions), **parts)
 
 
 def _config_of(model: ModelName, argv: Sequence[str]) -> Config:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-Scorer = Callable[[Tensor, slice], Tensor]
-"""Scores ``[B, n]`` of a slice of n items for a tensor of users ``[B]``, in a tensor of its own; higher is better."""
+from .scoring import Scorer
 
 METRICS = ("recall", "ndcg", "precision", "mrr", "hit")
-
-
-def dot_scorer(users: Tensor, items: Tensor) -> Scorer:
-    """Inner products of user embeddings ``[M, d]`` with item embeddings ``[N, d]``."""
-    return lambda rows, window: users[rows] @ items[window].T
 
 
 @dataclass(frozen=True)
@@ -66,7 +60,7 @@ def rank_items(
     """The ``k`` best items of each user, seen items left out.
 
     Args:
-        scorer: see :data:`Scorer`.
+        scorer: see :data:`~infodcl_geo.scoring.Scorer`.
         users: sorted distinct users ``[n]``.
         seen: pairs ``[2, E]`` that must not be recommended (training interactions, say).
         chunk_size: users scored at a time.
@@ -127,7 +121,7 @@ def evaluate(
         \text{ndcg@}k = \frac{\sum_{j \le k} h_j / \log_2(j+1)}{\sum_{j \le \min(k, |T_u|)} 1 / \log_2(j+1)}.
 
     Args:
-        scorer: see :data:`Scorer`; propagate before, not inside.
+        scorer: see :data:`~infodcl_geo.scoring.Scorer`; propagate before, not inside.
         held_out: pairs ``[2, E]`` of the validation or the test split.
         seen: pairs left out of the ranking (training interactions; also validation ones where that is wanted).
         ks: cut-offs.

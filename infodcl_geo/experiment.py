@@ -13,10 +13,11 @@ from torch import Tensor
 from .channels import item_similarity_metadata, spectral_embeddings, user_similarity_metadata
 from .graph import normalized_adjacency
 from .interactions import Interactions
-from .models.base import EmbeddingModel
+from .models.base import EmbeddingModel, Model
 from .models.infodcl import InfoDCL, InfoDCLOptions
 from .models.lightgcn import LightGCN
 from .models.popularity import popularity_embeddings
+from .scoring import Scorer, dot_scorer
 from .training import TrainOptions, TrainResult, score, train
 
 ModelName = Literal["infodcl", "lightgcn", "mf", "popularity"]
@@ -90,15 +91,15 @@ class Run:
     """A trained model with its numbers."""
 
     config: Config
-    users: Tensor
-    """user embeddings that rank, ``[M, d]``"""
-    items: Tensor
-    """item embeddings that rank, ``[N, d]``"""
+    scorer: Scorer
+    """what ranks"""
     result: TrainResult
     test: dict[str, float]
     preparation_seconds: dict[str, float] = field(default_factory=dict)
     """what happens once before training: pretraining and channels"""
-    model: EmbeddingModel | None = None
+    embeddings: tuple[Tensor, Tensor] | None = None
+    """user and item embeddings that rank, ``[M, d]`` and ``[N, d]``, of models that have them"""
+    model: Model | None = None
     """``None`` for models without weights of their own"""
 
     def metrics(self) -> dict[str, Any]:
@@ -130,6 +131,7 @@ def pretrain(
     teacher = default_config("lightgcn", seed=config.training.seed)
     teacher = replace(teacher, model=replace(teacher.model, dim=dim))
     model = build_model(data, teacher, {}).to(device)
+    assert isinstance(model, EmbeddingModel)
     train(model, data, teacher.training, progress=progress)
     users, items = model.embeddings()
     return users.cpu(), items.cpu()
@@ -148,7 +150,7 @@ def build_channels(data: Interactions, config: Config, users: Tensor, items: Ten
     return channels
 
 
-def build_model(data: Interactions, config: Config, channels: dict[str, Tensor]) -> EmbeddingModel:
+def build_model(data: Interactions, config: Config, channels: dict[str, Tensor]) -> Model:
     """The model that ``config`` names, with weights from its seed."""
     options = config.model
     torch.manual_seed(config.training.seed)
@@ -192,10 +194,13 @@ def run(
     """
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if config.model.model == "popularity":
-        users, items = popularity_embeddings(data.train.to(target), data.num_users, data.num_items)
-        result = TrainResult(validation=score(data, users, items, "valid", ks=ks) if data.valid.size(1) else {})
-        test = score(data, users, items, "test", ks=ks, mask_validation=mask_validation)
-        return Run(config, users, items, result, test)
+        counts = popularity_embeddings(data.train.to(target), data.num_users, data.num_items)
+        scorer = dot_scorer(*counts)
+        result = TrainResult()
+        if data.valid.size(1):
+            result.validation = score(data, scorer, "valid", ks=ks, device=target)
+        test = score(data, scorer, "test", ks=ks, mask_validation=mask_validation, device=target)
+        return Run(config, scorer, result, test, embeddings=counts)
     seconds: dict[str, float] = {}
     if config.model.model == "infodcl" and channels is None:
         start = time.perf_counter()
@@ -206,6 +211,7 @@ def run(
         seconds["channels"] = time.perf_counter() - start
     model = build_model(data, config, channels or {}).to(target)
     result = train(model, data, config.training, ks=ks, progress=progress, on_evaluation=on_evaluation)
-    users, items = model.embeddings()
-    test = score(data, users, items, "test", ks=ks, mask_validation=mask_validation)
-    return Run(config, users, items, result, test, seconds, model)
+    scorer = model.scorer()
+    test = score(data, scorer, "test", ks=ks, mask_validation=mask_validation, device=target)
+    embeddings = model.embeddings() if isinstance(model, EmbeddingModel) else None
+    return Run(config, scorer, result, test, seconds, embeddings, model)

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .evaluation import dot_scorer, evaluate, rank_items
+from .evaluation import evaluate, rank_items
 from .experiment import Run
 from .interactions import IdMap, Interactions
+from .scoring import dot_scorer
 
 WEIGHTS, METADATA = "model.safetensors", "model.json"
 _FORMAT = 1
@@ -59,10 +60,17 @@ class Recommender:
 
     @classmethod
     def from_run(cls, run: Run, data: Interactions) -> Recommender:
-        """The recommender of a training run; items of the training and validation splits count as seen."""
+        """The recommender of a training run; items of the training and validation splits count as seen.
+
+        Raises:
+            ValueError: if the model of the run does not rank by embeddings.
+        """
+        if run.embeddings is None:
+            raise ValueError(f"{run.config.model.model} does not rank by embeddings, which a recommender keeps")
+        users, items = run.embeddings
         return cls(
-            run.users.cpu(),
-            run.items.cpu(),
+            users.cpu(),
+            items.cpu(),
             data.user_ids,
             data.item_ids,
             torch.cat([data.train, data.valid], dim=1),

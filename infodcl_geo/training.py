@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .evaluation import dot_scorer, evaluate
+from .evaluation import evaluate
 from .interactions import Interactions
-from .models.base import EmbeddingModel
+from .models.base import Model
 from .sampling import Anchors, BatchSampler
+from .scoring import Scorer
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def make_optimizer(model: torch.nn.Module, lr: float) -> torch.optim.Optimizer:
 
 
 def train(
-    model: EmbeddingModel,
+    model: Model,
     data: Interactions,
     options: TrainOptions = TrainOptions(),
     *,
@@ -101,7 +102,7 @@ def train(
         ValueError: if ``options.monitor`` is not among the metrics.
         FloatingPointError: if the loss is not finite.
     """
-    device = model.user_embedding.weight.device
+    device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(options.seed)
     sampler = BatchSampler(
         data.train.to(device),
@@ -128,7 +129,7 @@ def train(
         if epoch % options.eval_every and epoch != options.epochs:
             continue
         if data.valid.size(1):
-            metrics = score(data, *model.embeddings(), "valid", ks=ks)
+            metrics = score(data, model.scorer(), "valid", ks=ks, device=device)
             if options.monitor not in metrics:
                 raise ValueError(f"monitor must be one of {', '.join(metrics)}, not {options.monitor!r}")
         else:
@@ -153,7 +154,7 @@ def train(
 
 
 def train_epoch(
-    model: EmbeddingModel,
+    model: Model,
     sampler: BatchSampler,
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator | None = None,
@@ -173,25 +174,26 @@ def train_epoch(
 
 def score(
     data: Interactions,
-    users: Tensor,
-    items: Tensor,
+    scorer: Scorer,
     split: Literal["valid", "test"],
     *,
     ks: tuple[int, ...] = (10, 20, 50),
     mask_validation: bool = False,
+    device: torch.device | str = "cpu",
 ) -> dict[str, float]:
-    """Metrics of embeddings on a held-out split, training items left out of the ranking.
+    """Metrics on a held-out split, training items left out of the ranking.
 
     Args:
+        device: where ``scorer`` expects its users.
         mask_validation: in test, leave the validation items out of the ranking as well.
     """
     seen = [data.train] if split == "valid" or not mask_validation else [data.train, data.valid]
     ranking = evaluate(
-        dot_scorer(users, items),
-        getattr(data, split).to(users.device),
+        scorer,
+        getattr(data, split).to(device),
         num_users=data.num_users,
         num_items=data.num_items,
-        seen=[pairs.to(users.device) for pairs in seen],
+        seen=[pairs.to(device) for pairs in seen],
         ks=ks,
     )
     return ranking.mean()

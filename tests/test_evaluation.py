@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from infodcl_geo.evaluation import Scorer, dot_scorer, evaluate, rank_items
+from infodcl_geo.evaluation import evaluate, rank_items
+from infodcl_geo.scoring import Scorer, dot_scorer
 
 
 def table(scores: Tensor) -> Scorer:

@@ -63,7 +63,7 @@ def test_the_seed_determines_the_numbers() -> None:
     def numbers(seed: int) -> dict[str, float]:
         chosen = config(epochs=6, eval_every=2, seed=seed)
         outcome = run(small(), chosen, progress=False)
-        return {**outcome.test, "best": outcome.result.best_epoch, "weight": float(outcome.users.sum())}
+        return {**outcome.test, "best": outcome.result.best_epoch, "weight": float(outcome.embeddings[0].sum())}
 
     assert numbers(1) == numbers(1)
     assert numbers(1) != numbers(2)
@@ -74,7 +74,7 @@ def test_the_test_split_has_no_say() -> None:
     other = replace(data, test=data.test[:, :7].clone())
     first, second = (run(d, config(epochs=20), progress=False) for d in (data, other))
     assert first.result.best_epoch == second.result.best_epoch
-    torch.testing.assert_close(first.users, second.users)
+    torch.testing.assert_close(first.embeddings, second.embeddings)
     assert first.test != second.test
 
 
@@ -86,7 +86,7 @@ def test_the_best_epoch_on_validation_is_kept() -> None:
     assert history[outcome.result.best_epoch] == max(history.values())
     # The embeddings handed back are those of that epoch, not of the last one.
     again = run(small(), config(epochs=outcome.result.best_epoch, eval_every=1, monitor="recall@20"), progress=False)
-    torch.testing.assert_close(outcome.items, again.items)
+    torch.testing.assert_close(outcome.embeddings, again.embeddings)
 
 
 def test_patience_stops_early() -> None:

@@ -1,4 +1,4 @@
-"""What every recommender with ID embeddings shares."""
+"""What trained recommenders share."""
 
 from __future__ import annotations
 
@@ -9,9 +9,22 @@ from torch import Tensor, nn
 from ..graph import Graph, propagate
 from ..nn.losses import bpr_loss, embedding_penalty
 from ..sampling import Batch
+from ..scoring import Scorer, dot_scorer
 
 
-class EmbeddingModel(nn.Module):
+class Model(nn.Module):
+    """What the training loop asks of a recommender: an objective for a batch, and scores when it is done."""
+
+    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Weighted terms of the objective for one batch; their sum is what the step minimises."""
+        raise NotImplementedError
+
+    def scorer(self) -> Scorer:
+        """What ranks, with all that can be computed once already computed."""
+        raise NotImplementedError
+
+
+class EmbeddingModel(Model):
     r"""User and item embeddings, trained by BPR, ranked by inner product after LightGCN propagation.
 
     The training objective is a dictionary of weighted terms, whose sum is minimised. On its own this is matrix
@@ -66,7 +79,6 @@ class EmbeddingModel(nn.Module):
         return users, items
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Weighted terms of the objective for one batch; their sum is what the step minimises."""
         users = F.embedding(batch.users, self.user_embedding.weight)
         positives = F.embedding(batch.positives, self.item_embedding.weight)
         negatives = F.embedding(batch.negatives, self.item_embedding.weight)
@@ -79,6 +91,9 @@ class EmbeddingModel(nn.Module):
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """What ranks: user embeddings ``[M, d]`` and item embeddings ``[N, d]``, scored by inner product."""
         return self.propagated()
+
+    def scorer(self) -> Scorer:
+        return dot_scorer(*self.embeddings())
 
     def extra_repr(self) -> str:
         return f"users={self.num_users}, items={self.num_items}, dim={self.dim}, num_layers={self.num_layers}"
