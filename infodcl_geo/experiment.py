@@ -17,10 +17,11 @@ from .models.base import EmbeddingModel, Model
 from .models.infodcl import InfoDCL, InfoDCLOptions
 from .models.lightgcn import LightGCN
 from .models.popularity import popularity_embeddings
+from .models.simgcl import SimGCL, SimGCLOptions, XSimGCL, XSimGCLOptions
 from .scoring import Scorer, dot_scorer
 from .training import TrainOptions, TrainResult, score, train
 
-ModelName = Literal["infodcl", "lightgcn", "mf", "popularity"]
+ModelName = Literal["infodcl", "lightgcn", "mf", "popularity", "simgcl", "xsimgcl"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class Config:
     model: ModelOptions = field(default_factory=ModelOptions)
     training: TrainOptions = field(default_factory=TrainOptions)
     infodcl: InfoDCLOptions = field(default_factory=InfoDCLOptions)
+    simgcl: SimGCLOptions = field(default_factory=SimGCLOptions)
+    xsimgcl: XSimGCLOptions = field(default_factory=XSimGCLOptions)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -83,6 +86,8 @@ def default_config(model: ModelName, **training: Any) -> Config:
         config = replace(config, model=ModelOptions(model, num_layers=2, penalty=0.004, init_std=0.03))
     elif model == "mf":
         config = replace(config, model=ModelOptions(model, num_layers=1, penalty=0.011, init_std=0.006))
+    elif model in ("simgcl", "xsimgcl"):
+        config = replace(config, model=ModelOptions(model, num_layers=2, penalty=0.001, init_std=0.05))
     return replace(config, training=replace(config.training, **training))
 
 
@@ -166,6 +171,10 @@ def build_model(data: Interactions, config: Config, channels: dict[str, Tensor])
         return LightGCN(graph, data.num_users, data.num_items, dim=options.dim, **shared)
     if options.model == "mf":
         return EmbeddingModel(graph, data.num_users, data.num_items, dim=options.dim, **shared)
+    if options.model == "simgcl":
+        return SimGCL(graph, data.num_users, data.num_items, dim=options.dim, options=config.simgcl, **shared)
+    if options.model == "xsimgcl":
+        return XSimGCL(graph, data.num_users, data.num_items, dim=options.dim, options=config.xsimgcl, **shared)
     raise ValueError(f"{options.model} has no weights to train")
 
 

@@ -1,0 +1,197 @@
+"""SimGCL and XSimGCL: contrast of embeddings that were perturbed by random noise in each propagation layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from infodcl_geo.kernels import infonce
+
+from ..graph import Graph
+from ..nn.losses import bpr_loss, embedding_penalty
+from ..sampling import Batch
+from .base import EmbeddingModel
+
+
+@dataclass(frozen=True)
+class SimGCLOptions:
+    """Hyper-parameters of SimGCL beside those of :class:`~infodcl_geo.models.base.EmbeddingModel`.
+
+    Args:
+        contrast: weight lambda of the contrastive loss.
+        temperature: tau of InfoNCE.
+        noise: length epsilon of the perturbation that each layer adds to each node.
+    """
+
+    contrast: float = 0.1
+    temperature: float = 0.2
+    noise: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("contrast", "noise"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} cannot be negative: {getattr(self, name)}")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, not {self.temperature}")
+
+
+@dataclass(frozen=True)
+class XSimGCLOptions(SimGCLOptions):
+    """Hyper-parameters of XSimGCL.
+
+    Args:
+        layer: l*, the layer that is contrasted with the final embeddings, from 1.
+    """
+
+    layer: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layer < 1:
+            raise ValueError(f"layer must be at least 1, not {self.layer}")
+
+
+def perturbed_layers(
+    graph: Graph, first: Tensor, num_layers: int, noise: float, generator: torch.Generator | None = None
+) -> list[Tensor]:
+    r"""The K layers of propagation, each perturbed, without the input layer:
+
+    .. math::
+        E^{(k)} = \tilde{\mathcal A} E^{(k-1)} + \Delta^{(k)}, \quad
+        \Delta^{(k)} = \epsilon \operatorname{sign}(\tilde{\mathcal A} E^{(k-1)}) \odot X / \|X\|_2, \quad
+        X \sim U(0, 1)
+
+    so every node moves by a vector of length epsilon within its own orthant (Yu et al., SIGIR 2022, section 3.1).
+
+    Args:
+        graph: normalised adjacency of ``n`` nodes.
+        first: :math:`\tilde{\mathcal A} E^{(0)}` ``[n, d]``, which several views of the same embeddings share.
+        num_layers: K.
+        noise: epsilon; with 0 nothing is drawn.
+    """
+    layers, x = [], first
+    for k in range(num_layers):
+        if k:
+            x = graph @ x
+        if noise:
+            direction = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+            length = torch.linalg.vector_norm(direction, dim=1, keepdim=True)
+            x = x + direction.mul_(noise / length).mul_(x.detach().sign())
+        layers.append(x)
+    return layers
+
+
+class SimGCL(EmbeddingModel):
+    r"""SimGCL (Yu et al., SIGIR 2022): LightGCN's BPR, and InfoNCE between two perturbed views.
+
+    .. math::
+        \mathcal L = \mathcal L_{bpr} + \lambda (\mathcal L_{cl}^{user} + \mathcal L_{cl}^{item})
+            + \lambda_g \mathcal L_{reg}, \qquad
+        \mathcal L_{cl} = \frac1{|B|} \sum_{i \in B} -\log \frac{\exp(\cos(z'_i, z''_i)/\tau)}
+            {\sum_{j \in B} \exp(\cos(z'_i, z''_j)/\tau)}
+
+    over the distinct users and the distinct positive items of the batch. Embeddings are the mean of the layers 1 to K:
+    as in the authors' program the ID embeddings themselves are left out, in training and at inference.
+
+    Args:
+        graph, num_users, num_items, shared: as in :class:`~infodcl_geo.models.base.EmbeddingModel`, with at least one
+            layer.
+        options: see :class:`SimGCLOptions`.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        num_users: int,
+        num_items: int,
+        *,
+        options: SimGCLOptions = SimGCLOptions(),
+        **shared: Any,
+    ) -> None:
+        super().__init__(graph, num_users, num_items, **shared)
+        if self.num_layers < 1:
+            raise ValueError(f"{type(self).__name__} needs at least one layer")
+        self.options = options
+
+    def _first(self) -> Tensor:
+        return self.graph @ torch.cat([self.user_embedding.weight, self.item_embedding.weight])
+
+    def _split(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        users, items = nodes.split([self.num_users, self.num_items])
+        return users, items
+
+    def propagated(self) -> tuple[Tensor, Tensor]:
+        return self._split(_mean(perturbed_layers(self.graph, self._first(), self.num_layers, 0.0)))
+
+    def _ranking(self, batch: Batch, nodes: Tensor) -> dict[str, Tensor]:
+        users, items = self._split(nodes)
+        ranking = bpr_loss(
+            F.embedding(batch.users, users), F.embedding(batch.positives, items), F.embedding(batch.negatives, items)
+        )
+        penalty = embedding_penalty(
+            F.embedding(batch.users, self.user_embedding.weight),
+            F.embedding(batch.positives, self.item_embedding.weight),
+            F.embedding(batch.negatives, self.item_embedding.weight),
+        )
+        return {"bpr": self.bpr_weight * ranking, "reg": self.penalty * penalty}
+
+    def _contrast(self, batch: Batch, one: Tensor, other: Tensor) -> Tensor:
+        total = one.new_zeros(())
+        for chosen, a, b in zip((batch.users, batch.positives), self._split(one), self._split(other), strict=True):
+            chosen = chosen.unique()
+            positives = torch.arange(chosen.numel(), device=chosen.device)
+            total = total + infonce(F.embedding(chosen, a), F.embedding(chosen, b), positives, self.options.temperature)
+        return self.options.contrast * total
+
+    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        first = self._first()
+        clean = _mean(perturbed_layers(self.graph, first, self.num_layers, 0.0))
+        views = [
+            _mean(perturbed_layers(self.graph, first, self.num_layers, self.options.noise, generator)) for _ in range(2)
+        ]
+        return {**self._ranking(batch, clean), "nce": self._contrast(batch, *views)}
+
+
+class XSimGCL(SimGCL):
+    r"""XSimGCL (Yu et al., TKDE 2023): SimGCL in one propagation.
+
+    The perturbed embeddings rank and are contrasted at once: the final ones, mean of the perturbed layers 1 to K,
+    with those of layer :math:`l^*`. At inference nothing is perturbed.
+
+    Args:
+        graph, num_users, num_items, shared: as in :class:`SimGCL`.
+        options: see :class:`XSimGCLOptions`.
+
+    Raises:
+        ValueError: if the contrasted layer is not among the ``num_layers`` layers.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        num_users: int,
+        num_items: int,
+        *,
+        options: XSimGCLOptions = XSimGCLOptions(),
+        **shared: Any,
+    ) -> None:
+        super().__init__(graph, num_users, num_items, options=options, **shared)
+        if options.layer > self.num_layers:
+            raise ValueError(f"layer {options.layer} cannot be contrasted: there are {self.num_layers}")
+        self.layer = options.layer
+
+    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        layers = perturbed_layers(self.graph, self._first(), self.num_layers, self.options.noise, generator)
+        final = _mean(layers)
+        return {**self._ranking(batch, final), "nce": self._contrast(batch, final, layers[self.layer - 1])}
+
+
+def _mean(layers: list[Tensor]) -> Tensor:
+    total = layers[0]
+    for layer in layers[1:]:
+        total = total + layer
+    return total / len(layers)
