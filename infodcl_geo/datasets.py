@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -33,7 +34,7 @@ from infodcl_geo.interactions import (
     split_interactions,
 )
 
-__all__ = ["NAMED", "DatasetError", "Demo", "demo", "download", "load_named"]
+__all__ = ["NAMED", "DatasetError", "Demo", "demo", "download", "load_named", "power_law_graph"]
 
 IntArray = npt.NDArray[np.int64]
 
@@ -149,6 +150,141 @@ def demo(
         user_interests=torch.from_numpy(tastes.astype(np.float32)),
         item_interests=torch.from_numpy(topics > 0),
     )
+
+
+def power_law_graph(
+    num_users: int = 32_886,
+    num_items: int = 52_974,
+    num_interactions: int = 337_837,
+    *,
+    user_exponent: float = 3.2,
+    item_exponent: float = 2.8,
+    valid: float = 0.05,
+    test: float = 0.05,
+    seed: int = 0,
+) -> Interactions:
+    r"""Generate interactions of a given size with power-law degrees and no taste at all, to measure cost and growth.
+
+    Every user and item first gets one interaction (as far as ``num_interactions`` reaches), the smaller side by its
+    popularity. The others are drawn with a user and an item independent of each other, node of rank
+    :math:`r = 0, 1, \dots` with probability
+
+    .. math:: p_r \propto \int_r^{r+1} (1 + x)^{-1/(\gamma - 1)} \, dx,
+
+    which makes the number of nodes of degree :math:`k` fall as :math:`k^{-\gamma}` (Newman, Contemporary Physics 46,
+    2005, appendix A); pairs drawn before are drawn again. Ranks are shuffled over the ids. The first interactions are
+    always training ones; validation and test are random others. The default sizes are those of the InfoDCL paper's
+    Amazon-Electronics; the default exponents are those of the largest tenth of the nodes of its 10-core.
+
+    The work is that of a few sorts, without a loop over nodes or pairs: 17 s and 1.7 GB for 34 million interactions.
+
+    Args:
+        num_users: number of users.
+        num_items: number of items.
+        num_interactions: distinct pairs over the three splits, exactly.
+        user_exponent: :math:`\gamma` of the users' degrees, above 1; larger is more even.
+        item_exponent: the same of the items' degrees.
+        valid: share of the interactions for validation, rounded; less where not enough may leave training.
+        test: the same for test.
+        seed: of everything random.
+
+    Raises:
+        DatasetError: if there are more interactions than pairs, or an argument is out of its range.
+    """
+    if min(num_users, num_items, num_interactions) < 1:
+        raise DatasetError("a graph needs at least one user, one item and one interaction")
+    if num_interactions > num_users * num_items:
+        raise DatasetError(f"{num_users} users and {num_items} items have no {num_interactions} distinct pairs")
+    if min(user_exponent, item_exponent) <= 1:
+        raise DatasetError(f"exponents must be above 1, not {user_exponent} and {item_exponent}")
+    if not (0 <= valid < 1 and 0 <= test < 1 and valid + test < 1):
+        raise DatasetError(f"shares must be in [0, 1) and sum below 1, not valid={valid}, test={test}")
+    rng = np.random.default_rng(seed)
+    user_of_rank, item_of_rank = rng.permutation(num_users), rng.permutation(num_items)
+
+    def pick_users(count: int) -> IntArray:
+        return user_of_rank[_power_law_ranks(rng, num_users, user_exponent, count)]
+
+    def pick_items(count: int) -> IntArray:
+        return item_of_rank[_power_law_ranks(rng, num_items, item_exponent, count)]
+
+    # The larger side is run through once, which makes the pairs distinct; the smaller is covered before it repeats.
+    users, items = rng.permutation(num_users), rng.permutation(num_items)
+    users = np.concatenate([users, pick_users(max(0, num_items - num_users))])[:num_interactions]
+    items = np.concatenate([items, pick_items(max(0, num_users - num_items))])[:num_interactions]
+    first = np.sort(users * num_items + items)
+    rest = _distinct_keys(rng, pick_users, pick_items, first, num_users, num_items, num_interactions - len(first))
+    rest = rest[rng.permutation(len(rest))]
+    held_test = min(round(test * num_interactions), len(rest))
+    held_valid = min(round(valid * num_interactions), len(rest) - held_test)
+    train, valid_pairs, test_pairs = (
+        _pairs_of_keys(part, num_items)
+        for part in (
+            np.concatenate([first, rest[held_test + held_valid :]]),
+            rest[held_test : held_test + held_valid],
+            rest[:held_test],
+        )
+    )
+    return Interactions(
+        train,
+        valid_pairs,
+        test_pairs,
+        num_users=num_users,
+        num_items=num_items,
+        user_ids=IdMap(np.arange(num_users)),
+        item_ids=IdMap(np.arange(num_items)),
+        name="power law (generated)",
+        generated=True,
+    )
+
+
+def _pairs_of_keys(keys: IntArray, num_items: int) -> Tensor:
+    """Sorted pairs ``[2, E]`` of keys ``user * num_items + item``."""
+    return torch.from_numpy(np.stack(np.divmod(np.sort(keys), num_items)))
+
+
+def _power_law_ranks(rng: np.random.Generator, size: int, exponent: float, count: int) -> IntArray:
+    """``count`` ranks below ``size`` by the probabilities of :func:`power_law_graph`, from the inverse of their sum."""
+    rest = 1 - 1 / (exponent - 1)
+    uniform = rng.random(count)
+    if abs(rest) < 1e-9:
+        x = np.exp(uniform * np.log(1.0 + size))
+    else:
+        x = (1 + uniform * ((1.0 + size) ** rest - 1)) ** (1 / rest)
+    return np.minimum((x - 1).astype(np.int64), size - 1)
+
+
+def _distinct_keys(
+    rng: np.random.Generator,
+    pick_users: Callable[[int], IntArray],
+    pick_items: Callable[[int], IntArray],
+    taken: IntArray,
+    num_users: int,
+    num_items: int,
+    count: int,
+) -> IntArray:
+    """``count`` distinct keys ``user * num_items + item``, none of the ascending ``taken``."""
+    keys = np.empty(0, dtype=np.int64)
+    for _ in range(20):
+        missing = count - len(keys)
+        if missing <= 0:
+            break
+        tries = missing + missing // 8 + 16
+        keys = np.concatenate([keys, pick_users(tries) * num_items + pick_items(tries)])
+        keys.sort()
+        keys = keys[np.diff(keys, prepend=-1) > 0]
+        place = np.minimum(np.searchsorted(taken, keys), len(taken) - 1)
+        keys = keys[taken[place] != keys]
+    if len(keys) > count:
+        return keys[rng.permutation(len(keys))[:count]]
+    if len(keys) < count:
+        # Nearly all likely pairs are there: the rest is drawn evenly among the pairs that are left. The r-th of those
+        # is r plus the number of used keys with at most r unused ones before them.
+        used = np.sort(np.concatenate([taken, keys]))
+        rank = rng.choice(num_users * num_items - len(used), count - len(keys), replace=False)
+        extra = rank + np.searchsorted(used - np.arange(len(used)), rank, side="right")
+        keys = np.concatenate([keys, extra])
+    return keys
 
 
 def _shares(rng: np.random.Generator, num_users: int, num_interests: int) -> npt.NDArray[np.float64]:
