@@ -1,19 +1,90 @@
-"""Metadata channels: a graph or features become one vector of metadata per item."""
+"""Metadata channels: a graph or features become one vector of metadata per item.
+
+A channel is made by a :data:`ChannelBuilder`, which is any function of the interactions and of pretrained vectors that
+returns a :class:`Channel`; the classes below are the ready ones.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .graph import Graph, from_scipy, interaction_graph, normalized_interactions, to_scipy
+from .graph import Graph, csr_parts, from_scipy, interaction_graph, normalized_interactions, to_scipy
+from .interactions import Interactions
 from .similarity import jaccard_graph
+
+
+@dataclass(frozen=True, eq=False)
+class Channel:
+    """Metadata of the items, and what it was made from.
+
+    Args:
+        name: what the channel is called in models and tables.
+        metadata: ``[num_items, d]`` float32.
+        source: one line that says what it was made from, with counts.
+        covered: bool ``[num_items]``, items with metadata of their own; the others hold the builder's fallback.
+        graph: the graph behind it, row = who is described, column = by whom: items ``[N, N]`` or users ``[M, M]``.
+        over: whose graph it is, 'items' or 'users'; ``None`` without a graph.
+
+    Raises:
+        ValueError: if the shapes do not fit each other, or the metadata are not finite.
+    """
+
+    name: str
+    metadata: Tensor
+    source: str
+    covered: Tensor
+    graph: Graph | None = None
+    over: Literal["items", "users"] | None = None
+
+    def __post_init__(self) -> None:
+        where = f"channel {self.name!r}"
+        if self.metadata.dim() != 2 or not self.metadata.is_floating_point():
+            raise ValueError(
+                f"{where}: metadata is {list(self.metadata.shape)} {self.metadata.dtype}, not [N, d] floats"
+            )
+        if self.covered.shape != (len(self.metadata),) or self.covered.dtype != torch.bool:
+            raise ValueError(f"{where}: covered must be bool [{len(self.metadata)}], not {list(self.covered.shape)}")
+        if not bool(self.metadata.isfinite().all()):
+            raise ValueError(f"{where}: metadata has values that are not finite")
+        if (self.graph is None) != (self.over is None):
+            raise ValueError(f"{where}: a graph and whom it is over go together")
+
+    @property
+    def coverage(self) -> float:
+        """Share of the items with metadata of their own."""
+        return float(self.covered.float().mean()) if len(self.covered) else 0.0
+
+    def __repr__(self) -> str:
+        return f"Channel({self.name!r}, {list(self.metadata.shape)}, coverage={self.coverage:.3f}, {self.source})"
+
+
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """Pretrained vectors that channels aggregate: ``users`` ``[num_users, d]`` and ``items`` ``[num_items, d]``."""
+
+    users: Tensor
+    items: Tensor
+
+
+ChannelBuilder: TypeAlias = Callable[[Interactions, Vectors], Channel]
+"""Makes a channel from interactions (of which it must read the training split alone) and pretrained vectors."""
 
 
 def _weighted_mean(graph: Graph, x: Tensor, fallback: Tensor) -> Tensor:
     """Row-wise weighted mean of ``x`` over the neighbours; rows without neighbours take ``fallback``."""
     total = graph @ torch.ones(x.size(0), 1, dtype=x.dtype)
     return torch.where(total > 0, (graph @ x) / total.clamp(min=torch.finfo(x.dtype).tiny), fallback)
+
+
+def _has_edges(graph: Graph) -> Tensor:
+    """Which rows have an entry, bool ``[rows]``."""
+    return csr_parts(graph.matrix)[0].diff() > 0
 
 
 def _unweighted(graph: Graph) -> Graph:
@@ -106,3 +177,41 @@ def spectral_embeddings(
     users[:, :rank] = torch.from_numpy(left * root).float()
     items[:, :rank] = torch.from_numpy(right.T * root).float()
     return users, items
+
+
+@dataclass(frozen=True)
+class ItemSimilarity:
+    """The item channel: :func:`item_similarity_metadata`. Items that share no user with another are not covered.
+
+    Args:
+        top_k: size of the neighbourhood.
+    """
+
+    top_k: int = 20
+
+    def __call__(self, data: Interactions, vectors: Vectors) -> Channel:
+        similar = jaccard_graph(interaction_graph(data.train, data.num_users, data.num_items).t(), top_k=self.top_k)
+        metadata = _weighted_mean(_unweighted(similar), vectors.items, vectors.items)
+        source = f"the {self.top_k} most similar items by training users, {similar.num_edges} edges"
+        return Channel("item", metadata, source, _has_edges(similar), similar, "items")
+
+
+@dataclass(frozen=True)
+class UserSimilarity:
+    """The user channel: :func:`user_similarity_metadata`. Items without a training user are not covered.
+
+    Args:
+        graph_top_k: the channel's graph holds this many most similar users of each user, for diagnostics (the metadata
+            are made from all of them); 0 leaves it out.
+    """
+
+    graph_top_k: int = 20
+
+    def __call__(self, data: Interactions, vectors: Vectors) -> Channel:
+        metadata = user_similarity_metadata(data.train, data.num_users, data.num_items, vectors.users)
+        covered = torch.bincount(data.train[1], minlength=data.num_items) > 0
+        source = f"users with a training item in common, {data.train.size(1)} interactions"
+        if not self.graph_top_k:
+            return Channel("user", metadata, source, covered)
+        interactions = interaction_graph(data.train, data.num_users, data.num_items)
+        return Channel("user", metadata, source, covered, jaccard_graph(interactions, top_k=self.graph_top_k), "users")
