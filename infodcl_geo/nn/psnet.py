@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from infodcl_geo.kernels import PSNetWeights, batched_svd, psnet
+from infodcl_geo.kernels import PSNetWeights, batched_svd, psnet, psnet_diffuse
 
 Basis = Literal["population", "batch", "item"]
 
@@ -191,20 +191,33 @@ class PSNet(nn.Module):
 
     def forward(self, noise: Tensor, metadata: Tensor) -> Tensor:
         """Informative noise ``[B, D]`` from Gaussian ``noise`` and ``metadata``, both ``[B, D]``."""
+        return psnet(*self._inputs(noise, metadata), spectral=self.spectral, contextual=self.contextual)
+
+    def diffuse(self, noise: Tensor, metadata: Tensor, e: Tensor, alpha_bar: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Informative noise as :meth:`forward` gives it, and in the same operation the forward process (eq. 9).
+
+        Args:
+            noise, metadata: ``[B, D]``.
+            e: embeddings to diffuse ``[B, D]``.
+            alpha_bar: signal level :math:`\bar\alpha_t` of each row's step, ``[B]``.
+
+        Returns:
+            The noise and :math:`z_t = \sqrt{\bar\alpha_t}\, e + \sqrt{1-\bar\alpha_t}\, \epsilon^{(m)}`,
+            both ``[B, D]``.
+        """
+        return psnet_diffuse(
+            *self._inputs(noise, metadata), e, alpha_bar, spectral=self.spectral, contextual=self.contextual
+        )
+
+    def _inputs(
+        self, noise: Tensor, metadata: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, PSNetWeights, Tensor]:
+        """The positional arguments of the fused operations."""
         embedded = self.metadata_embedding(metadata)
         # Without the rectification the operation does not read them.
         features = self.features(noise + metadata) if self.spectral else SpectralFeatures(noise, noise, noise)
         gate = torch.sigmoid(self.eta1 - 1) if self.gate == "paper" else 2 * torch.sigmoid(self.eta1) - 1
-        return psnet(
-            noise,
-            metadata,
-            embedded,
-            *features,
-            self.weights(),
-            gate,
-            spectral=self.spectral,
-            contextual=self.contextual,
-        )
+        return noise, metadata, embedded, *features, self.weights(), gate
 
     def extra_repr(self) -> str:
         return (
