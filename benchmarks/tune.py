@@ -16,6 +16,7 @@ import optuna
 import torch
 from torch import Tensor
 
+from infodcl_geo.channels import Channel
 from infodcl_geo.experiment import Config, build_channels, build_model, default_config, pretrain
 from infodcl_geo.interactions import load_interactions
 from infodcl_geo.training import train
@@ -59,7 +60,7 @@ def main() -> None:
 
     def objective(trial: optuna.Trial) -> float:
         config = suggest(trial, options.model, options.epochs)
-        channels = {}
+        channels: list[Channel] = []
         if options.model == "infodcl":
             if not vectors:
                 vectors.append(pretrain(data, config, device=torch.device("cpu"), progress=False))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
-from .channels import item_similarity_metadata, spectral_embeddings, user_similarity_metadata
+from .channels import Channel, ChannelBuilder, ItemSimilarity, UserSimilarity, Vectors, spectral_embeddings
 from .graph import normalized_adjacency
 from .interactions import Interactions
 from .models.base import EmbeddingModel, Model
@@ -20,6 +20,9 @@ from .models.popularity import popularity_embeddings
 from .models.simgcl import SimGCL, SimGCLOptions, XSimGCL, XSimGCLOptions
 from .scoring import Scorer, dot_scorer
 from .training import TrainOptions, TrainResult, score, train
+
+Channels: TypeAlias = Mapping[str, Tensor] | Sequence[Channel | ChannelBuilder]
+"""Metadata ``[num_items, d]`` by name, or channels, ready or to be built."""
 
 ModelName = Literal["infodcl", "lightgcn", "mf", "popularity", "simgcl", "xsimgcl"]
 
@@ -106,6 +109,8 @@ class Run:
     """user and item embeddings that rank, ``[M, d]`` and ``[N, d]``, of models that have them"""
     model: Model | None = None
     """``None`` for models without weights of their own"""
+    channels: list[Channel] = field(default_factory=list)
+    """channels that were built or given ready"""
 
     def metrics(self) -> dict[str, Any]:
         """Content of ``metrics.json``."""
@@ -116,6 +121,7 @@ class Run:
             "epochs_run": len(self.result.epoch_seconds),
             "seconds_per_epoch": self.result.seconds_per_epoch,
             "preparation_seconds": self.preparation_seconds,
+            "channels": {c.name: {"source": c.source, "coverage": c.coverage} for c in self.channels},
             "validation": self.result.validation,
             "test": self.test,
             "config": self.config.to_dict(),
@@ -142,21 +148,33 @@ def pretrain(
     return users.cpu(), items.cpu()
 
 
-def build_channels(data: Interactions, config: Config, users: Tensor, items: Tensor) -> dict[str, Tensor]:
-    """The similarity channels that ``config`` asks for, from pretrained vectors."""
-    chosen = config.model.channels
-    channels = {}
-    if chosen in ("item", "both"):
-        channels["item"] = item_similarity_metadata(
-            data.train, data.num_users, data.num_items, items, top_k=config.model.similar_items
-        )
-    if chosen in ("user", "both"):
-        channels["user"] = user_similarity_metadata(data.train, data.num_users, data.num_items, users)
-    return channels
+def channel_builders(options: ModelOptions) -> list[ChannelBuilder]:
+    """Builders of the channels that ``options`` ask for."""
+    builders: list[ChannelBuilder] = []
+    if options.channels in ("item", "both"):
+        builders.append(ItemSimilarity(options.similar_items))
+    if options.channels in ("user", "both"):
+        builders.append(UserSimilarity())
+    return builders
 
 
-def build_model(data: Interactions, config: Config, channels: dict[str, Tensor]) -> Model:
-    """The model that ``config`` names, with weights from its seed."""
+def build_channels(data: Interactions, config: Config, users: Tensor, items: Tensor) -> list[Channel]:
+    """The channels that ``config`` asks for, from pretrained vectors ``[M, d]`` and ``[N, d]``."""
+    vectors = Vectors(users, items)
+    return [build(data, vectors) for build in channel_builders(config.model)]
+
+
+def _metadata(channels: Mapping[str, Tensor] | Sequence[Channel]) -> dict[str, Tensor]:
+    if isinstance(channels, Mapping):
+        return dict(channels)
+    names = [channel.name for channel in channels]
+    if len(set(names)) < len(names):
+        raise ValueError(f"channels need names of their own, got {', '.join(names)}")
+    return {channel.name: channel.metadata for channel in channels}
+
+
+def build_model(data: Interactions, config: Config, channels: Mapping[str, Tensor] | Sequence[Channel]) -> Model:
+    """The model that ``config`` names, with weights from its seed; ``channels`` are read by InfoDCL alone."""
     options = config.model
     torch.manual_seed(config.training.seed)
     graph = normalized_adjacency(data.train, data.num_users, data.num_items)
@@ -166,7 +184,7 @@ def build_model(data: Interactions, config: Config, channels: dict[str, Tensor])
         "init_std": options.init_std,
     }
     if options.model == "infodcl":
-        return InfoDCL(graph, data.num_users, data.num_items, channels, options=config.infodcl, **shared)
+        return InfoDCL(graph, data.num_users, data.num_items, _metadata(channels), options=config.infodcl, **shared)
     if options.model == "lightgcn":
         return LightGCN(graph, data.num_users, data.num_items, dim=options.dim, **shared)
     if options.model == "mf":
@@ -182,7 +200,7 @@ def run(
     data: Interactions,
     config: Config = Config(),
     *,
-    channels: dict[str, Tensor] | None = None,
+    channels: Channels | None = None,
     ks: tuple[int, ...] = (10, 20, 50),
     mask_validation: bool = False,
     device: torch.device | str | None = None,
@@ -194,7 +212,8 @@ def run(
     Args:
         data: interactions with their split.
         config: model and settings; see :func:`default_config`.
-        channels: metadata ``[num_items, d]`` by name instead of the similarity channels of ``config``.
+        channels: instead of the channels of ``config``: builders, ready channels, or metadata ``[num_items, d]`` by
+            name. Vectors are pretrained only where there is something to build.
         ks: cut-offs of the metrics.
         mask_validation: leave validation items out of the test ranking.
         device: where to train; a CUDA device if there is one.
@@ -211,16 +230,26 @@ def run(
         test = score(data, scorer, "test", ks=ks, mask_validation=mask_validation, device=target)
         return Run(config, scorer, result, test, embeddings=counts)
     seconds: dict[str, float] = {}
-    if config.model.model == "infodcl" and channels is None:
-        start = time.perf_counter()
-        vectors = pretrain(data, config, device=target, progress=progress)
-        seconds["pretraining"] = time.perf_counter() - start
-        start = time.perf_counter()
-        channels = build_channels(data, config, *vectors)
-        seconds["channels"] = time.perf_counter() - start
-    model = build_model(data, config, channels or {}).to(target)
+    if config.model.model != "infodcl":
+        channels = {}
+    elif channels is None:
+        channels = channel_builders(config.model)
+    ready: list[Channel] = []
+    if not isinstance(channels, Mapping):
+        vectors: Vectors | None = None
+        for channel in channels:
+            if not isinstance(channel, Channel):
+                if vectors is None:
+                    start = time.perf_counter()
+                    vectors = Vectors(*pretrain(data, config, device=target, progress=progress))
+                    seconds["pretraining"] = time.perf_counter() - start
+                start = time.perf_counter()
+                channel = channel(data, vectors)
+                seconds["channels"] = seconds.get("channels", 0.0) + time.perf_counter() - start
+            ready.append(channel)
+    model = build_model(data, config, channels if isinstance(channels, Mapping) else ready).to(target)
     result = train(model, data, config.training, ks=ks, progress=progress, on_evaluation=on_evaluation)
     scorer = model.scorer()
     test = score(data, scorer, "test", ks=ks, mask_validation=mask_validation, device=target)
     embeddings = model.embeddings() if isinstance(model, EmbeddingModel) else None
-    return Run(config, scorer, result, test, seconds, embeddings, model)
+    return Run(config, scorer, result, test, seconds, embeddings, model, ready)

@@ -110,11 +110,11 @@ def test_both_ways_of_pretraining_and_all_channels() -> None:
         users, items = pretrain(data, chosen, device=torch.device("cpu"), progress=False)
         assert users.shape == (40, 8)
         channels = build_channels(data, chosen, users, items)
-        assert list(channels) == ["item", "user"]
-        assert all(channel.shape == (50, 8) for channel in channels.values())
+        assert [channel.name for channel in channels] == ["item", "user"]
+        assert all(channel.metadata.shape == (50, 8) for channel in channels)
         # Neighbours share tastes: an item's metadata is nearer to its own vector than to a random one's.
-        own = torch.cosine_similarity(channels["item"], items).mean()
-        other = torch.cosine_similarity(channels["item"], items.roll(7, 0)).mean()
+        own = torch.cosine_similarity(channels[0].metadata, items).mean()
+        other = torch.cosine_similarity(channels[0].metadata, items.roll(7, 0)).mean()
         assert own > other + 0.2
 
 
