@@ -64,7 +64,7 @@ class TrainResult:
     epoch_seconds: list[float] = field(default_factory=list)
     """training time of each epoch, evaluation excluded"""
     history: list[dict[str, float]] = field(default_factory=list)
-    """for each validated epoch its number, loss terms and metrics"""
+    """for each validated epoch its number, the seconds since the start, loss terms and metrics"""
 
     @property
     def seconds_per_epoch(self) -> float:
@@ -118,6 +118,7 @@ def train(
     best_state: dict[str, Tensor] | None = None
     best = -float("inf")
     quiet = None if progress else True
+    started = time.perf_counter()
     bar = tqdm(range(1, options.epochs + 1), unit="epoch", disable=quiet, desc=type(model).__name__)
     for epoch in bar:
         start = time.perf_counter()
@@ -134,7 +135,7 @@ def train(
                 raise ValueError(f"monitor must be one of {', '.join(metrics)}, not {options.monitor!r}")
         else:
             metrics = {options.monitor: float(epoch)}
-        result.history.append({"epoch": epoch, **terms, **metrics})
+        result.history.append({"epoch": epoch, "seconds": time.perf_counter() - started, **terms, **metrics})
         if metrics[options.monitor] > best:
             best, result.best_epoch = metrics[options.monitor], epoch
             result.validation = metrics if data.valid.size(1) else {}
