@@ -35,6 +35,9 @@ class InfoNCEOptions:
             shared cache.
         allow_tf32: on a GPU, form float32 products from operands rounded to TensorFloat-32. Without it NVIDIA's matrix
             units form three such products for each, which keeps float32 accuracy.
+        bfloat16: on a CPU that multiplies bfloat16 natively, form the products of float32 (or half) inputs from
+            operands rounded to bfloat16, accumulated in float32; logits are rounded once more, sums and norms are not.
+            On any other CPU, and for float64, this changes nothing.
         forward_tiling, candidate_tiling: (anchors, candidates, warps, stages) of a tile of the Triton kernels that
             stream candidates and anchors; None for the tuned choice.
     """
@@ -43,15 +46,17 @@ class InfoNCEOptions:
     allow_tf32: bool = False
     forward_tiling: tuple[int, int, int, int] | None = None
     candidate_tiling: tuple[int, int, int, int] | None = None
+    bfloat16: bool = False
 
     def __post_init__(self) -> None:
         if self.cpu_tile < 1:
             raise ValueError(f"cpu_tile must be positive, not {self.cpu_tile}")
 
     def flat(self) -> list[int]:
-        """All options as ten integers, the form that an op registered with PyTorch takes."""
+        """All options as eleven integers, the form that an op registered with PyTorch takes."""
         unset = (0, 0, 0, 0)
-        return [self.cpu_tile, self.allow_tf32, *(self.forward_tiling or unset), *(self.candidate_tiling or unset)]
+        tilings = *(self.forward_tiling or unset), *(self.candidate_tiling or unset)
+        return [self.cpu_tile, self.allow_tf32, *tilings, self.bfloat16]
 
 
 def infonce(
@@ -411,6 +416,12 @@ def _accumulator(x: Tensor) -> torch.dtype:
 # -- CPU ---------------------------------------------------------------------------------------------------------------
 
 
+def _multiplies_bfloat16() -> bool:
+    """Whether this processor has instructions for products of bfloat16; without them they are slower than float32."""
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return torch.backends.mkldnn.is_available() and any(getattr(torch.cpu, probe, bool)() for probe in probes)
+
+
 class _TorchTiles:
     """The CPU twin: one cache-sized tile of logits at a time, candidates down and anchors across.
 
@@ -460,6 +471,11 @@ class _TorchTiles:
             self.width = max(1, min(anchors, 256, math.isqrt(tile)))
             self.height = min(candidates, max(1, tile // (4 * self.width)))
         self.buffer = x.new_empty(self.width * self.height)
+        self.y_operand = self.y
+        self.rounded: Tensor | None = None
+        if tuning[10] and self.dtype == torch.float32 and _multiplies_bfloat16():
+            self.rounded = torch.empty_like(self.buffer, dtype=torch.bfloat16)
+            self.y_operand = self.y.bfloat16()
         self._sort_left_out(anchor_ids, candidate_ids, rows, cols)
 
     def _sort_left_out(
@@ -492,9 +508,12 @@ class _TorchTiles:
 
     def _logits(self, b: int, n: int) -> Tensor:
         """Base-2 logits ``[candidates, anchors]`` of the tile that starts at anchor b and candidate n."""
-        x, y = self.x[b : b + self.width], self.y[n : n + self.height]
+        x, y = self.x[b : b + self.width], self.y_operand[n : n + self.height]
         tile = self.buffer[: y.size(0) * x.size(0)].view(y.size(0), x.size(0))
-        torch.mm(y, x.T, out=tile)
+        if self.rounded is None:
+            torch.mm(y, x.T, out=tile)
+        else:
+            tile.copy_(torch.mm(y, x.bfloat16().T, out=self.rounded[: tile.numel()].view_as(tile)))
         if self.bias is not None:
             tile += self.bias[n : n + self.height]
         if self.left_out is not None:
@@ -503,6 +522,10 @@ class _TorchTiles:
             if start < end:
                 tile.view(-1).index_fill_(0, self.left_out[start:end], -math.inf)
         return tile
+
+    def _operand(self, tile: Tensor) -> Tensor:
+        """The tile as its products take it."""
+        return tile if self.rounded is None else self.rounded[: tile.numel()].view_as(tile).copy_(tile)
 
     def forward(self, want_x: bool, want_y: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         lse = self.x.new_empty(self.x.size(0))
@@ -526,8 +549,9 @@ class _TorchTiles:
                     tile -= shift
                 tile.exp2_()
                 total += tile.sum(0)
+                operand = self._operand(tile) if want_x or want_y else tile
                 if want_x:
-                    weighted.addmm_(tile.T, self.y[n : n + self.height])
+                    _add_product(weighted, operand.T, self.y_operand[n : n + self.height])
             inverse = total.reciprocal().masked_fill_(total == 0, 0.0)
             torch.add(total.log2(), shift, out=lse[b : b + self.width])
             if want_x:
@@ -539,8 +563,8 @@ class _TorchTiles:
                         tile = self._logits(b, n)
                         if not self.bounded:
                             tile -= shift
-                        tile.exp2_()
-                    grad_y[n : n + self.height].addmm_(tile, scaled)
+                        operand = self._operand(tile.exp2_())
+                    _add_product(grad_y[n : n + self.height], operand, scaled)
         loss = lse * _LN2
         if self.contrast:
             positive = self.y[self.positives]
@@ -568,11 +592,20 @@ class _TorchTiles:
                 tile = self._logits(b, n)
                 if not self.bounded:
                     tile -= shift[b : b + self.width]
-                grad_y[n : n + self.height].addmm_(tile.exp2_(), weighted[b : b + self.width])
+                operand = self._operand(tile.exp2_())
+                _add_product(grad_y[n : n + self.height], operand, weighted[b : b + self.width])
         if self.contrast:
             grad_y.index_add_(0, self.positives, scaled, alpha=-1.0)
         _through_normalization(grad_y, self.y, self.y_inverse)
         return grad_y
+
+
+def _add_product(target: Tensor, left: Tensor, right: Tensor) -> None:
+    """``target += left @ right`` with the operands in the type of ``left``."""
+    if left.dtype == target.dtype:
+        target.addmm_(left, right)
+    else:
+        target += torch.mm(left, right.to(left.dtype))
 
 
 def _inverse_norm(v: Tensor) -> Tensor:

@@ -465,7 +465,7 @@ class TritonTiles:
         if max(self.anchors, self.candidates) > _BIG - 1024:
             raise ValueError("the Triton kernels take fewer than 2^31 anchors and candidates")
         self.width, arch = block_d(self.d), arch_of(x.device)
-        _, allow_tf32, *tilings = tuning
+        _, allow_tf32, *tilings, _ = tuning
         self.precision = precision(x.dtype, self.width, bool(allow_tf32), arch)
         self.forward_tiling = forward_tiling(x.element_size(), self.width, arch)
         if any(tilings[:4]):

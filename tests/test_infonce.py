@@ -335,6 +335,49 @@ def test_impossible_arguments(change: dict[str, Any], message: str) -> None:
         infonce(**(arguments | change))
 
 
+# -- bfloat16 products -------------------------------------------------------------------------------------------------
+
+
+def loss_and_gradients(loss: Any, x: Tensor, y: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    a, b = (v.detach().to(dtype).requires_grad_() for v in (x, y))
+    value = loss(a, b)
+    return [part.double() for part in (value.detach(), *torch.autograd.grad(value.mean(), (a, b)))]
+
+
+@pytest.mark.parametrize("options", [{}, {"cpu_tile": 2048}], ids=["one strip", "many tiles"])
+@pytest.mark.parametrize("kind", ["plain", "exclude", "log_q"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("temperature", [0.05, 0.5])
+def test_bfloat16_products_are_as_accurate_as_bfloat16_inputs(
+    temperature: float, reduction: Any, kind: str, options: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Error against float64 at most that of plain PyTorch in bfloat16, plus a small constant; yet not float32."""
+    monkeypatch.setattr(module, "_multiplies_bfloat16", lambda: True)
+    x, y, p = problem(63, 517, 60, torch.float32)
+    arguments = left_out(kind, 63, 517) | {"temperature": temperature, "reduction": reduction}
+    allowed = InfoNCEOptions(bfloat16=True, **options)
+    exact = loss_and_gradients(lambda a, b: reference.infonce(a, b, p, **arguments), x, y, torch.float64)
+    plain = loss_and_gradients(lambda a, b: reference.infonce(a, b, p, **arguments), x, y, torch.bfloat16)
+    ours = loss_and_gradients(lambda a, b: infonce(a, b, p, options=allowed, **arguments), x, y, torch.float32)
+    for got, coarse, wanted in zip(ours, plain, exact, strict=True):
+        error = (got - wanted).abs().max()
+        assert error <= (coarse - wanted).abs().max() + 1e-3 * wanted.abs().max()
+        assert error > 1e-7 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_without_the_instructions_or_in_float64_nothing_changes(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_multiplies_bfloat16", lambda: dtype == torch.float64)
+    x, y, p = problem(13, 40, 6, dtype)
+    plain = infonce(x, y, p)
+    allowed = infonce(x, y, p, options=InfoNCEOptions(bfloat16=True))
+    assert torch.equal(plain, allowed)
+    for one, other in zip(torch.autograd.grad(plain, (x, y)), torch.autograd.grad(allowed, (x, y)), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_options_are_checked() -> None:
     with pytest.raises(ValueError, match="cpu_tile"):
         InfoNCEOptions(cpu_tile=0)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from infodcl_geo.kernels import infonce
+from infodcl_geo.kernels import InfoNCEOptions, infonce
 
 from ..graph import Graph
 from ..nn.diffusion import Denoiser, ForwardDiffusion, Schedule
@@ -42,6 +42,7 @@ class InfoDCLOptions:
             otherwise with the anchors' own items and a sample of this size (:func:`sample_candidates`). 0 is no
             limit. The relative error of the partition function falls with the root of the sample: for
             unit vectors of 64 dimensions in random directions and tau = 0.2, 16384 leave half a percent.
+        bfloat16: InfoNCE's products on a CPU that has them, see :class:`~infodcl_geo.kernels.InfoNCEOptions`.
     """
 
     basis: Basis = "population"
@@ -58,6 +59,7 @@ class InfoDCLOptions:
     gate: Literal["paper", "signed"] = "paper"
     metadata_scale: float = 2.0
     candidates: int = 16384
+    bfloat16: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.reconstruction <= 1:
@@ -225,10 +227,11 @@ class InfoDCL(EmbeddingModel):
     def _contrast(self, items: Tensor, generator: torch.Generator | None) -> Callable[[Tensor], Tensor]:
         """Mean InfoNCE of vectors generated for ``items``; all channels of a step share one sample of candidates."""
         table, temperature, count = self.item_embedding.weight, self.options.temperature, self.options.candidates
+        how = InfoNCEOptions(bfloat16=self.options.bfloat16)
         if count == 0 or items.numel() + count >= self.num_items:
-            return lambda generated: infonce(generated, table, items, temperature)
+            return lambda generated: infonce(generated, table, items, temperature, options=how)
         rows, log_q = sample_candidates(items, self.num_items, count, generator)
         candidates, own = F.embedding(rows, table), torch.arange(items.numel(), device=items.device)
         # The positive is no sample: what the correction adds to its logit, where an item has several anchors, goes.
         correction = log_q[: items.numel()].mean()
-        return lambda generated: infonce(generated, candidates, own, temperature, log_q=log_q) - correction
+        return lambda generated: infonce(generated, candidates, own, temperature, log_q=log_q, options=how) - correction
