@@ -18,11 +18,11 @@ import re
 import sys
 import warnings
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, NoReturn, Protocol, get_args
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -578,6 +578,144 @@ def split_interactions(
     return train, valid, test
 
 
+class IdColumn(NamedTuple):
+    """A column of raw ids: row ``e`` holds ``ids[codes[e]]``; ``ids`` may have entries that no row uses."""
+
+    codes: IntArray
+    ids: np.ndarray
+
+    def encode(self, ids: IdMap) -> IntArray:
+        """Dense row of every raw id, -1 where ``ids`` does not have it."""
+        return ids.encode(self.ids, missing=-1)[self.codes]
+
+
+def read_columns(
+    path: str | PathLike[str],
+    roles: Mapping[str, str],
+    *,
+    weight: bool = False,
+    columns: Sequence[Column] | None = None,
+) -> dict[str, Any]:
+    """Columns of raw ids from a table: text with or without a header, RecBole's atomic files, parquet or npy.
+
+    A header is recognised by RecBole's types (``name:type``) or by a usual name of one of the roles. Where every role
+    has a column with a usual name, names decide, else the order of the columns.
+
+    Args:
+        path: the file.
+        roles: what the columns hold, and the usual names of such columns (small letters and digits, blank-separated).
+        weight: whether a column of numbers may follow: called ``weight``, or the next one of a file without a header.
+        columns: header names or positions of the roles, in their order (one more for the weight).
+
+    Returns:
+        An :class:`IdColumn` for each role, and a float array under ``weight`` where there is one.
+
+    Raises:
+        InteractionError: if the file cannot be read; one line that names file and line.
+    """
+    file = Path(path)
+    keys = [*roles, *(["weight"] if weight else [])]
+    if columns is not None and not len(roles) <= len(columns) <= len(keys):
+        raise InteractionError(f"{file}: columns= names the columns of {', '.join(keys)}, not {len(columns)} columns")
+
+    def find(header: Sequence[str]) -> dict[str, int]:
+        if columns is not None:
+            return {key: _column(header, wanted, key, str(file)) for key, wanted in zip(keys, columns, strict=False)}
+        plain = [_plain(h) for h in header]
+        found = {key: next((plain.index(n) for n in names.split() if n in plain), -1) for key, names in roles.items()}
+        if min(found.values()) < 0:
+            if len(header) < len(roles):
+                raise InteractionError(f"{file}: {len(header)} columns where {', '.join(roles)} are expected")
+            found = dict(zip(roles, range(len(roles)), strict=True))
+        if weight and "weight" in plain:
+            found["weight"] = plain.index("weight")
+        return found
+
+    try:
+        if not file.is_file():
+            raise InteractionError(f"{file}: no such file")
+        kind = _BINARY.get(_ending(file))
+        if kind == "parquet":
+            values = _parquet_columns(file, find)
+        elif kind == "npy":
+            values = _array_columns(file, keys[: len(columns)] if columns else keys, len(roles), columns)
+        elif kind == "npz":
+            table = _read_npz(file)
+            values = dict(zip(keys, (table.users, table.items, table.rating), strict=False))
+        else:
+            values = _text_columns(*_lay_out_columns(file, roles, keys, columns, find))
+    except OSError as error:
+        raise InteractionError(f"{error.filename or file}: {error.strerror or _one_line(error)}") from None
+    except (EOFError, zlib.error) as error:
+        raise InteractionError(f"{file}: damaged compressed file ({_one_line(error)})") from None
+    result = dict(values)
+    for role in roles:
+        column = values[role]
+        if column.vocabulary is None:
+            ids, codes = np.unique(column.codes, return_inverse=True)
+            result[role] = IdColumn(codes, ids)
+        else:
+            result[role] = IdColumn(column.codes, column.vocabulary)
+    return result
+
+
+def _column(header: Sequence[str], wanted: Column, key: str, source: str) -> int:
+    if isinstance(wanted, int):
+        return _checked_position(wanted, len(header), key, source)
+    matches = [p for p, h in enumerate(header) if wanted in (h, h.split(":")[0])]
+    if not matches:
+        raise InteractionError(f"{source}: no column {wanted!r} for {key}; there are {_shown(header)}")
+    return matches[0]
+
+
+def _array_columns(file: Path, keys: Sequence[str], least: int, columns: Sequence[Column] | None) -> dict[str, Any]:
+    try:
+        array = np.load(file, allow_pickle=False)
+    except Exception as error:  # whatever numpy meets in damaged bytes
+        raise InteractionError(f"{file}: not an array of numbers ({_one_line(error)})") from None
+    if array.ndim == 2 and array.shape[0] in (least, len(keys)) and array.shape[1] > len(keys):
+        array = array.T
+    if array.ndim != 2 or array.shape[1] < least or array.size == 0:
+        raise InteractionError(f"{file}: shape {array.shape}, not E x {least} or {least} x E")
+    header = [str(p) for p in range(array.shape[1])]
+    wanted = columns if columns is not None else range(min(len(keys), len(header)))
+    values: dict[str, Any] = {}
+    for key, column in zip(keys, wanted, strict=False):
+        part = array[:, _column(header, column, key, str(file))]
+        if key == "weight":
+            _check_finite(str(file), key, part)
+            values[key] = part.astype(np.float64)
+        else:
+            values[key] = _Ids(_integer_ids(file, part, key))
+    return values
+
+
+def _lay_out_columns(
+    file: Path,
+    roles: Mapping[str, str],
+    keys: Sequence[str],
+    columns: Sequence[Column] | None,
+    find: Callable[[Sequence[str]], dict[str, int]],
+) -> tuple[_Layout, dict[str, int]]:
+    """The layout of a text file for :func:`read_columns`, and the position of each column."""
+    layout = _lay_out(file, "pairs", _Columns(user=0, item=1))
+    _, first = next(_rows_of(layout))
+    typed = all(re.fullmatch(r"[^:]+:(token|float|token_seq|float_seq)", f) for f in first)
+    usual = {_plain(f) for f in first} & set(" ".join(roles.values()).split())
+    if typed or usual or any(isinstance(c, str) for c in columns or ()):
+        layout = _lay_out(file, "recbole" if typed else "table", _Columns())
+        assert layout.header is not None
+        return layout, find(layout.header)
+    if layout.width < len(roles):
+        raise InteractionError(
+            f"{file}:{layout.first_line}: {layout.width} fields where {', '.join(roles)} are expected"
+        )
+    positions = columns if columns is not None else range(min(len(keys), layout.width))
+    header = [str(p) for p in range(layout.width)]
+    found = zip(keys, positions, strict=False)
+    return layout, {key: _column(header, position, key, str(file)) for key, position in found}
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # From tables to interactions
 
@@ -939,6 +1077,12 @@ def _read_npz(file: Path) -> _Table:
 
 
 def _read_parquet(file: Path, columns: _Columns) -> _Table:
+    found = _parquet_columns(file, lambda names: _find_columns(names, columns, str(file)))
+    return _Table(str(file), found["user"], found["item"], found.get("rating"), found.get("time"))
+
+
+def _parquet_columns(file: Path, find: Callable[[list[str]], dict[str, int]]) -> dict[str, Any]:
+    """The columns of a parquet file that ``find`` picks by name: ids, or numbers for those of :data:`_NUMBERS`."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -947,32 +1091,31 @@ def _read_parquet(file: Path, columns: _Columns) -> _Table:
     try:
         parquet = pq.ParquetFile(file)
         names = parquet.schema_arrow.names
-        found = _find_columns(names, columns, str(file))
+        found = find(names)
         table = parquet.read(columns=[names[p] for p in found.values()])
         if table.num_rows == 0:
             raise InteractionError(f"{file}: empty, no interactions")
-        ids: dict[str, _Ids] = {}
-        extra: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for key, position in found.items():
             column = table.column(names[position])
             if column.null_count:
                 _fail_at(file, np.asarray(column.is_null()), f"{key} is missing")
-            if key in ("user", "item"):
+            if key not in _NUMBERS:
                 if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
-                    ids[key] = _Ids(_integer_ids(file, column.to_numpy(), key))
+                    values[key] = _Ids(_integer_ids(file, column.to_numpy(), key))
                     continue
                 encoded = column.cast(pa.large_string()).combine_chunks().dictionary_encode()
                 words = np.asarray(encoded.dictionary.to_pylist(), dtype=np.str_)
                 codes = encoded.indices.to_numpy().astype(np.int64)
-                ids[key] = _ids_from_words([(codes, words)], integers_only=False, fail=_failing_rows(file, key))
+                values[key] = _ids_from_words([(codes, words)], integers_only=False, fail=_failing_rows(file, key))
             elif pa.types.is_temporal(column.type):
-                extra[key] = column.cast(pa.timestamp("ns")).to_numpy().astype(np.int64)
+                values[key] = column.cast(pa.timestamp("ns")).to_numpy().astype(np.int64)
             else:
-                extra[key] = column.to_numpy()
-                _check_finite(str(file), key, extra[key])
+                values[key] = column.to_numpy()
+                _check_finite(str(file), key, values[key])
     except pa.ArrowException as error:
         raise InteractionError(f"{file}: not readable as parquet ({_one_line(error)})") from None
-    return _Table(str(file), ids["user"], ids["item"], **extra)
+    return values
 
 
 def _failing_rows(file: Path, what: str) -> _Fail:
@@ -1018,13 +1161,8 @@ def _find_columns(header: Sequence[str], columns: _Columns, source: str) -> dict
     found: dict[str, int] = {}
     for key, names in _NAMES.items():
         wanted = getattr(columns, key)
-        if isinstance(wanted, int):
-            found[key] = _checked_position(wanted, len(header), key, source)
-        elif wanted is not None:
-            matches = [p for p, h in enumerate(header) if wanted in (h, h.split(":")[0])]
-            if not matches:
-                raise InteractionError(f"{source}: no column {wanted!r} for {key}; there are {_shown(header)}")
-            found[key] = matches[0]
+        if wanted is not None:
+            found[key] = _column(header, wanted, key, source)
         else:
             match = next((plain.index(n) for n in names.split() if n in plain), None)
             if match is not None:
@@ -1076,6 +1214,7 @@ _SAMPLE = 1 << 20
 _BLOCK = 1 << 24
 _ROWS = 1 << 20
 _LONGEST = 1000  # characters of an id; more is a quote that never closed, and fixed-width arrays would be huge
+_NUMBERS = ("rating", "weight", "time")  # names of columns that are no ids
 _MISSING = ("", "nan", "NaN", "NULL", "null", "<NA>")
 _INTEGER = re.compile(r"0|[1-9]\d*")
 _INTEGRAL = re.compile(r"(?:0|[1-9]\d*)(?:\.0*)?|\d\.\d+[eE][+-]?\d+")
@@ -1332,11 +1471,19 @@ def _read_pairs(layout: _Layout, position: dict[str, int], may_be_strings: bool)
 
 
 def _read_table(layout: _Layout, position: dict[str, int], integers_only: bool = False) -> _Table:
-    """Separated text through pandas, a million rows at a time, only the needed columns kept."""
+    found = _text_columns(layout, position, integers_only)
+    return _Table(str(layout.file), found["user"], found["item"], found.get("rating"), found.get("time"))
+
+
+def _text_columns(layout: _Layout, position: dict[str, int], integers_only: bool = False) -> dict[str, Any]:
+    """Separated text through pandas, a million rows at a time, only the needed columns kept.
+
+    The columns called as in :data:`_NUMBERS` are numbers, all others are ids.
+    """
     doubled = layout.separator == "::"  # pandas' fast parser takes one character: every second column is then empty
     scale = 2 if doubled else 1
     width = scale * (layout.width - 1) + 1
-    need = ("user", "item") if integers_only else ()
+    need = tuple(key for key in position if key not in _NUMBERS) if integers_only else ()
     _check_widths(layout, lambda: _fail_at_line(layout, position, need))
     words: dict[str, list[tuple[IntArray, np.ndarray]]] = {key: [] for key in position}
     try:
@@ -1371,10 +1518,15 @@ def _read_table(layout: _Layout, position: dict[str, int], integers_only: bool =
 
         return fail
 
-    ids = {key: _ids_from_words(words[key], integers_only, failing(key)) for key in ("user", "item")}
-    rating = _numbers_from_words(words["rating"], failing("rating")) if "rating" in position else None
-    time = _times_from_words(words["time"], failing("time")) if "time" in position else None
-    return _Table(str(layout.file), ids["user"], ids["item"], rating, time)
+    values: dict[str, Any] = {}
+    for key, parts in words.items():
+        if key == "time":
+            values[key] = _times_from_words(parts, failing(key))
+        elif key in _NUMBERS:
+            values[key] = _numbers_from_words(parts, failing(key))
+        else:
+            values[key] = _ids_from_words(parts, integers_only, failing(key))
+    return values
 
 
 def _check_widths(layout: _Layout, fail: Callable[[], None]) -> None:
@@ -1472,7 +1624,7 @@ def _problem_of(row: list[str], layout: _Layout, position: dict[str, int], integ
     for key, token in named:
         if len(token) > _LONGEST:
             return f"{key} of {len(token)} characters (an open quote?)"
-        if key in ("user", "item"):
+        if key not in _NUMBERS:
             if token in _MISSING:
                 return f"{key} id is missing ({token!r})"
             if key in integers and not _INTEGRAL.fullmatch(token):
@@ -1484,8 +1636,8 @@ def _problem_of(row: list[str], layout: _Layout, position: dict[str, int], integ
                 return f"{key} id {token!r} is too large"
         elif token in _MISSING:
             return f"{key} is missing ({token!r})"
-        elif key == "rating" and not (_is_number(token) and np.isfinite(float(token))):
-            return f"rating {token!r} is not a number"
+        elif key in ("rating", "weight") and not (_is_number(token) and np.isfinite(float(token))):
+            return f"{key} {token!r} is not a number"
         elif key == "time" and not _is_number(token) and pd.isna(pd.to_datetime(token, errors="coerce")):
             return f"time {token!r} is neither a number nor a date"
     return None
@@ -1535,7 +1687,7 @@ def _numbers_from_words(parts: list[tuple[IntArray, np.ndarray]], fail: _Fail) -
         except ValueError:
             values = np.full(len(words), np.nan)
         if (codes < 0).any() or not np.isfinite(values[codes]).all():
-            fail(np.ones(1, dtype=bool), "rating is not a number")
+            fail(np.ones(1, dtype=bool), "is not a number")
         columns.append(values[codes])
     return np.concatenate(columns)
 
