@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .graph import Graph, csr_parts, from_scipy, interaction_graph, normalized_interactions, to_scipy
 from .interactions import Interactions
-from .similarity import jaccard_graph
+from .similarity import jaccard_graph, jaccard_mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,8 +135,7 @@ def user_similarity_metadata(interactions: Tensor, num_users: int, num_items: in
         Metadata ``[num_items, d]``.
     """
     graph = interaction_graph(interactions, num_users, num_items)
-    neighbours = _weighted_mean(jaccard_graph(graph), user_vectors, user_vectors)
-    smoothed = 0.5 * (user_vectors + neighbours)
+    smoothed = 0.5 * (user_vectors + jaccard_mean(graph, user_vectors))
     return _weighted_mean(graph.t(), smoothed, smoothed.mean(0, keepdim=True))
 
 
