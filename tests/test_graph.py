@@ -125,3 +125,23 @@ def test_errors_are_clear() -> None:
         interaction_graph(PAIRS, 3, 3)
     with pytest.raises(ValueError, match="cannot multiply a tensor of 5 rows"):
         interaction_graph(PAIRS, 3, 4) @ torch.ones(5, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("width", [1, 3, 64, 65])
+def test_products_of_any_width_dtype_and_layout(dtype: torch.dtype, width: int) -> None:
+    generator = torch.Generator().manual_seed(width)
+    matrix = (torch.rand(7, 9, generator=generator) < 0.3) * torch.randn(7, 9, generator=generator)
+    matrix[2] = 0
+    row, col = matrix.nonzero().T
+    graph = Graph(sparse_matrix(row, col, matrix[row, col], (7, 9)))
+    x = torch.randn(width, 9, generator=generator, dtype=dtype).T
+    torch.testing.assert_close(graph @ x, matrix.to(dtype) @ x)
+    torch.testing.assert_close(graph.t() @ (graph @ x), matrix.T.to(dtype) @ (matrix.to(dtype) @ x))
+
+
+def test_products_without_edges_rows_or_columns() -> None:
+    none = torch.empty(0, dtype=torch.int64)
+    assert torch.equal(Graph(sparse_matrix(none, none, None, (3, 4))) @ torch.ones(4, 2), torch.zeros(3, 2))
+    assert (Graph(sparse_matrix(none, none, None, (0, 4))) @ torch.ones(4, 2)).shape == (0, 2)
+    assert torch.equal(Graph(sparse_matrix(none, none, None, (3, 0))) @ torch.ones(0, 2), torch.zeros(3, 2))
