@@ -17,6 +17,7 @@ from .models.base import EmbeddingModel, Model
 from .models.infodcl import InfoDCL, InfoDCLOptions
 from .models.lightgcn import LightGCN
 from .models.popularity import popularity_embeddings
+from .models.sgl import SGL, SGLOptions
 from .models.simgcl import SimGCL, SimGCLOptions, XSimGCL, XSimGCLOptions
 from .scoring import Scorer, dot_scorer
 from .training import TrainOptions, TrainResult, score, train
@@ -24,7 +25,7 @@ from .training import TrainOptions, TrainResult, score, train
 Channels: TypeAlias = Mapping[str, Tensor] | Sequence[Channel | ChannelBuilder]
 """Metadata ``[num_items, d]`` by name, or channels, ready or to be built."""
 
-ModelName = Literal["infodcl", "lightgcn", "mf", "popularity", "simgcl", "xsimgcl"]
+ModelName = Literal["infodcl", "lightgcn", "mf", "popularity", "sgl", "simgcl", "xsimgcl"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Config:
     model: ModelOptions = field(default_factory=ModelOptions)
     training: TrainOptions = field(default_factory=TrainOptions)
     infodcl: InfoDCLOptions = field(default_factory=InfoDCLOptions)
+    sgl: SGLOptions = field(default_factory=SGLOptions)
     simgcl: SimGCLOptions = field(default_factory=SimGCLOptions)
     xsimgcl: XSimGCLOptions = field(default_factory=XSimGCLOptions)
 
@@ -89,6 +91,8 @@ def default_config(model: ModelName, **training: Any) -> Config:
         config = replace(config, model=ModelOptions(model, num_layers=2, penalty=0.004, init_std=0.03))
     elif model == "mf":
         config = replace(config, model=ModelOptions(model, num_layers=1, penalty=0.011, init_std=0.006))
+    elif model == "sgl":
+        config = replace(config, model=ModelOptions(model, num_layers=2, penalty=0.004, init_std=0.03))
     elif model in ("simgcl", "xsimgcl"):
         config = replace(config, model=ModelOptions(model, num_layers=2, penalty=0.001, init_std=0.05))
     return replace(config, training=replace(config.training, **training))
@@ -189,6 +193,8 @@ def build_model(data: Interactions, config: Config, channels: Mapping[str, Tenso
         return LightGCN(graph, data.num_users, data.num_items, dim=options.dim, **shared)
     if options.model == "mf":
         return EmbeddingModel(graph, data.num_users, data.num_items, dim=options.dim, **shared)
+    if options.model == "sgl":
+        return SGL(graph, data.num_users, data.num_items, dim=options.dim, options=config.sgl, **shared)
     if options.model == "simgcl":
         return SimGCL(graph, data.num_users, data.num_items, dim=options.dim, options=config.simgcl, **shared)
     if options.model == "xsimgcl":

@@ -4,14 +4,17 @@ from .base import EmbeddingModel, Model
 from .infodcl import InfoDCL, InfoDCLOptions
 from .lightgcn import LightGCN
 from .popularity import popularity_embeddings
+from .sgl import SGL, SGLOptions
 from .simgcl import SimGCL, SimGCLOptions, XSimGCL, XSimGCLOptions
 
 __all__ = [
+    "SGL",
     "EmbeddingModel",
     "InfoDCL",
     "InfoDCLOptions",
     "LightGCN",
     "Model",
+    "SGLOptions",
     "SimGCL",
     "SimGCLOptions",
     "XSimGCL",

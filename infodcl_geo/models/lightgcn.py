@@ -19,7 +19,10 @@ class LightGCN(EmbeddingModel):
     """
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        users, items = self.propagated()
+        return self.ranking(batch, *self.propagated())
+
+    def ranking(self, batch: Batch, users: Tensor, items: Tensor) -> dict[str, Tensor]:
+        """BPR on propagated embeddings ``[M, d]`` and ``[N, d]``, and the penalty: the terms ``bpr`` and ``reg``."""
         ranking = bpr_loss(
             F.embedding(batch.users, users), F.embedding(batch.positives, items), F.embedding(batch.negatives, items)
         )
