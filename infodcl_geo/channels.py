@@ -10,13 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .graph import Graph, csr_parts, from_scipy, interaction_graph, normalized_interactions, to_scipy
 from .interactions import Interactions
 from .similarity import jaccard_graph, jaccard_mean
+from .spectral import SVDMethod, truncated_svd
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +141,7 @@ def user_similarity_metadata(interactions: Tensor, num_users: int, num_items: in
 
 
 def spectral_embeddings(
-    interactions: Tensor, num_users: int, num_items: int, dim: int, *, seed: int = 0
+    interactions: Tensor, num_users: int, num_items: int, dim: int, *, method: SVDMethod = "auto", seed: int = 0
 ) -> tuple[Tensor, Tensor]:
     r"""Closed-form pretraining: the rank-``dim`` truncated SVD of the normalised interaction matrix.
 
@@ -153,28 +154,23 @@ def spectral_embeddings(
     Args:
         interactions: training pairs, int64 ``[2, E]``.
         dim: number of components; at most ``min(num_users, num_items) - 1``, missing ones are filled with zeros.
-        seed: of the solver's start vector.
+        method: of :func:`~infodcl_geo.spectral.truncated_svd`: exact up to 200,000 users and items together, a
+            randomized subspace beyond.
+        seed: of the solver's start vectors.
 
     Returns:
         User vectors ``[num_users, dim]`` and item vectors ``[num_items, dim]``, float32.
     """
-    from scipy.sparse.linalg import svds
-
-    matrix = to_scipy(normalized_interactions(interactions, num_users, num_items).matrix)
-    rank = min(dim, min(matrix.shape) - 1)
+    graph = normalized_interactions(interactions, num_users, num_items)
+    rank = min(dim, min(graph.shape) - 1)
     if rank < 1:
         raise ValueError(f"a {num_users} x {num_items} interaction matrix has no truncated SVD")
-    left, values, right = svds(matrix.astype(np.float64), k=rank, rng=np.random.default_rng(seed))
-    order = np.argsort(-values)
-    left, values, right = left[:, order], values[order], right[order]
-    largest = np.abs(right).argmax(1)
-    sign = np.sign(right[np.arange(rank), largest])
-    sign[sign == 0] = 1.0
-    root = sign * np.sqrt(np.maximum(values, 0))
-    users = torch.zeros(num_users, dim)
-    items = torch.zeros(num_items, dim)
-    users[:, :rank] = torch.from_numpy(left * root).float()
-    items[:, :rank] = torch.from_numpy(right.T * root).float()
+    users, values, items = truncated_svd(graph, rank, method=method, seed=seed)
+    sign = torch.where(items.amax(0) >= -items.amin(0), 1.0, -1.0)
+    users *= sign * values.sqrt()
+    items *= sign * values.sqrt()
+    if rank < dim:
+        users, items = F.pad(users, (0, dim - rank)), F.pad(items, (0, dim - rank))
     return users, items
 
 
