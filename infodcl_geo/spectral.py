@@ -13,7 +13,7 @@ from .graph import Graph, to_scipy
 SVDMethod = Literal["auto", "exact", "randomized"]
 
 EXACT_NODES = 200_000
-"""Rows and columns together up to which ``auto`` is exact: 64 components take a few seconds there, and a minute beyond."""
+"""Rows and columns together up to which ``auto`` is exact: 64 components take a few seconds there, a minute beyond."""
 
 _BLOCK = 65_536
 
