@@ -36,7 +36,7 @@ from infodcl_geo.interactions import Interactions, load_interactions
 from infodcl_geo.models import Model
 from infodcl_geo.sampling import Batch, BatchSampler
 from infodcl_geo.scoring import Scorer, dot_scorer
-from infodcl_geo.training import make_optimizer, score, train, train_epoch
+from infodcl_geo.training import make_optimizer, rank, train, train_epoch
 
 TRAINED = ("infodcl", "infodcl-two", "simdiff", "diffcl", "mf", "lightgcn", "simgcl", "xsimgcl")
 PYG = {"pyg-lightgcn": "sparse", "pyg-lightgcn-csr": "csr", "pyg-lightgcn-edge-index": "edge-index"}
@@ -250,7 +250,7 @@ def time_to_quality(names: list[str], settings: Settings, epochs: int, eval_ever
         model = prepare(name, data, settings, config).model
         once = time.perf_counter() - start
         result = train(model, data, config.training, ks=(20,))
-        test = score(data, model.scorer(), "test", ks=(20,))
+        test = rank(data, model.scorer(), "test", ks=(20,)).mean()
         rows += [
             {
                 "model": name,

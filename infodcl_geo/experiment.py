@@ -20,7 +20,7 @@ from .models.popularity import popularity_embeddings
 from .models.sgl import SGL, SGLOptions
 from .models.simgcl import SimGCL, SimGCLOptions, XSimGCL, XSimGCLOptions
 from .scoring import Scorer, dot_scorer
-from .training import TrainOptions, TrainResult, score, train
+from .training import TrainOptions, TrainResult, rank, train
 
 Channels: TypeAlias = Mapping[str, Tensor] | Sequence[Channel | ChannelBuilder]
 """Metadata ``[num_items, d]`` by name, or channels, ready or to be built."""
@@ -232,8 +232,8 @@ def run(
         scorer = dot_scorer(*counts)
         result = TrainResult()
         if data.valid.size(1):
-            result.validation = score(data, scorer, "valid", ks=ks, device=target)
-        test = score(data, scorer, "test", ks=ks, mask_validation=mask_validation, device=target)
+            result.validation = rank(data, scorer, "valid", ks=ks, device=target).mean()
+        test = rank(data, scorer, "test", ks=ks, mask_validation=mask_validation, device=target).mean()
         return Run(config, scorer, result, test, embeddings=counts)
     seconds: dict[str, float] = {}
     if config.model.model != "infodcl":
@@ -256,6 +256,6 @@ def run(
     model = build_model(data, config, channels if isinstance(channels, Mapping) else ready).to(target)
     result = train(model, data, config.training, ks=ks, progress=progress, on_evaluation=on_evaluation)
     scorer = model.scorer()
-    test = score(data, scorer, "test", ks=ks, mask_validation=mask_validation, device=target)
+    test = rank(data, scorer, "test", ks=ks, mask_validation=mask_validation, device=target).mean()
     embeddings = model.embeddings() if isinstance(model, EmbeddingModel) else None
     return Run(config, scorer, result, test, seconds, embeddings, model, ready)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .evaluation import evaluate
+from .evaluation import Ranking, evaluate
 from .interactions import Interactions
 from .models.base import Model
 from .sampling import Anchors, BatchSampler
@@ -130,7 +130,7 @@ def train(
         if epoch % options.eval_every and epoch != options.epochs:
             continue
         if data.valid.size(1):
-            metrics = score(data, model.scorer(), "valid", ks=ks, device=device)
+            metrics = rank(data, model.scorer(), "valid", ks=ks, device=device).mean()
             if options.monitor not in metrics:
                 raise ValueError(f"monitor must be one of {', '.join(metrics)}, not {options.monitor!r}")
         else:
@@ -173,7 +173,7 @@ def train_epoch(
     return {name: float(value) / len(sampler) for name, value in sums.items()}
 
 
-def score(
+def rank(
     data: Interactions,
     scorer: Scorer,
     split: Literal["valid", "test"],
@@ -181,15 +181,15 @@ def score(
     ks: tuple[int, ...] = (10, 20, 50),
     mask_validation: bool = False,
     device: torch.device | str = "cpu",
-) -> dict[str, float]:
-    """Metrics on a held-out split, training items left out of the ranking.
+) -> Ranking:
+    """Each user's metrics on a held-out split, training items left out of the ranking.
 
     Args:
         device: where ``scorer`` expects its users.
         mask_validation: in test, leave the validation items out of the ranking as well.
     """
     seen = [data.train] if split == "valid" or not mask_validation else [data.train, data.valid]
-    ranking = evaluate(
+    return evaluate(
         scorer,
         getattr(data, split).to(device),
         num_users=data.num_users,
@@ -197,4 +197,3 @@ def score(
         seen=[pairs.to(device) for pairs in seen],
         ks=ks,
     )
-    return ranking.mean()
