@@ -16,6 +16,7 @@ from tabulate import tabulate
 
 from . import __version__
 from .datasets import NAMED, demo, load_named
+from .evaluation import by_item_degree, by_user_degree
 from .experiment import Config, ModelName, ModelOptions, Run, default_config, run
 from .interactions import Format, Interactions, InteractionWarning, Split, load_interactions
 from .recommender import CheckpointError, Recommender
@@ -141,6 +142,9 @@ def make_parser() -> ArgumentParser:
     evaluation.add_class_arguments(DataOptions, as_group=True)
     evaluation.add_argument("--on", type=Literal["valid", "test"], default="test", help="split to score")
     _add_evaluation(evaluation)
+    evaluation.add_argument(
+        "--groups", action="store_true", help="also by the number of training interactions of users and of items"
+    )
     commands.add_subcommand("evaluate", evaluation, help="score a saved model")
 
     recommendation = ArgumentParser(description="Recommend items to users of a saved model.")
@@ -272,9 +276,10 @@ def _compare(options: Namespace, argv: Sequence[str]) -> None:
 def _evaluate(options: Namespace) -> None:
     recommender = Recommender.load(options.checkpoint)
     data = _pick(options, DataOptions).load()
-    metrics, unknown = recommender.evaluate(
+    ranking, train, unknown = recommender.ranking(
         data, options.on, ks=tuple(options.ks), mask_validation=options.mask_validation
     )
+    metrics = ranking.mean()
     if unknown:
         print(f"{unknown} held-out interactions of users or items the model does not know are left out")
     rows = [
@@ -282,6 +287,22 @@ def _evaluate(options: Namespace) -> None:
         for metric in ("recall", "ndcg", "precision", "mrr", "hit")
     ]
     headers = [options.on, *(f"@{k}" for k in options.ks)]
+    print(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))
+    if options.groups:
+        user_degree = torch.bincount(train[0], minlength=len(recommender.user_ids))
+        item_degree = torch.bincount(train[1], minlength=len(recommender.item_ids))
+        _print_groups("user", by_user_degree(ranking, user_degree), ["users"], _headline(options.ks))
+        recalls = [f"recall@{k}" for k in options.ks]
+        _print_groups("item", by_item_degree(ranking, item_degree), ["items", "pairs"], recalls)
+
+
+def _print_groups(who: str, groups: dict[str, dict[str, float]], counts: Sequence[str], names: Sequence[str]) -> None:
+    """One row for each group of users or items by their number of training interactions."""
+    rows = [
+        [name, *(str(int(group[count])) for count in counts), *_shown(group, names)] for name, group in groups.items()
+    ]
+    headers = [f"training interactions of the {who}", *counts, *names]
+    print()
     print(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))
 
 

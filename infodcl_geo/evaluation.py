@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .scoring import Scorer
+from .scoring import Scorer, UserRows
 
 METRICS = ("recall", "ndcg", "precision", "mrr", "hit")
+DEGREES = (5, 10, 15, 20, 25)
+"""Bounds of the groups by training degree: up to 5 interactions, 6 to 10, ..., 21 to 25, more."""
 
 
 @dataclass(frozen=True)
@@ -21,28 +24,17 @@ class Ranking:
     """``[n]`` users with at least one held-out item"""
     per_user: dict[str, Tensor]
     """``"recall@20"`` and the like, float64 ``[n]`` each"""
+    ks: tuple[int, ...]
+    """cut-offs of the metrics"""
+    pairs: Tensor
+    """held-out pairs ``[2, E]``, sorted by (user, item)"""
+    place: Tensor
+    """place of each held-out pair's item in its user's list, 1 for the best and 0 for none up to the largest cut-off,
+    int64 ``[E]``"""
 
     def mean(self) -> dict[str, float]:
         """Average of each metric over the evaluated users (NaN if there are none)."""
         return {name: float(values.mean()) for name, values in self.per_user.items()}
-
-
-class _Pairs:
-    """Interactions sorted by user, so that a chunk of users is one slice."""
-
-    def __init__(self, pairs: Sequence[Tensor], num_users: int) -> None:
-        joined = torch.cat(list(pairs), dim=1)
-        order = joined[0].argsort(stable=True)
-        self.user, self.item = joined[:, order]
-        self.degree = torch.bincount(self.user, minlength=num_users)
-        self.pointer = torch.cat([self.degree.new_zeros(1), self.degree.cumsum(0)])
-
-    def rows(self, users: Tensor) -> tuple[Tensor, Tensor]:
-        """For sorted distinct ``users``: position in ``users`` and item of each of their pairs."""
-        degree = self.degree[users]
-        position = torch.repeat_interleave(torch.arange(users.numel(), device=users.device), degree)
-        first = torch.repeat_interleave(self.pointer[users] - degree.cumsum(0) + degree, degree)
-        return position, self.item[first + torch.arange(position.numel(), device=users.device)]
 
 
 @torch.no_grad()
@@ -70,10 +62,10 @@ def rank_items(
         Items ``[n, k]`` and scores ``[n, k]``, best first. Where fewer than ``k`` items are left the item is -1 and
         the score ``-inf``; a list longer than the catalogue is cut to its length.
     """
-    known = _Pairs(seen, num_users) if len(seen) else None
+    known = UserRows(torch.cat(list(seen), dim=1), num_users, num_items) if len(seen) else None
     items, values = [], []
     for chunk in users.split(chunk_size):
-        position, hidden = known.rows(chunk) if known is not None else (None, None)
+        position, hidden = known.pairs(chunk) if known is not None else (None, None)
         value, item = torch.empty(0), torch.empty(0)
         for start in range(0, num_items, item_chunk_size):
             window = slice(start, min(start + item_chunk_size, num_items))
@@ -147,8 +139,79 @@ def evaluate(
     keys = (held_out[0] * num_items + held_out[1]).sort().values
     wanted = users[:, None] * num_items + ranked
     found = torch.searchsorted(keys, wanted).clamp(max=max(keys.numel() - 1, 0))
-    hits = ((keys[found] == wanted) & (ranked >= 0)).to(torch.float64) if keys.numel() else torch.zeros(0, max(ks))
-    return Ranking(users, _metrics(hits, targets, ks))
+    hits = (keys[found] == wanted) & (ranked >= 0) if keys.numel() else torch.zeros_like(ranked, dtype=torch.bool)
+    place = torch.zeros_like(keys)
+    place[found[hits]] = hits.nonzero()[:, 1] + 1
+    pairs = torch.stack([keys // num_items, keys % num_items])
+    return Ranking(users, _metrics(hits.to(torch.float64), targets, ks), tuple(ks), pairs, place)
+
+
+def by_user_degree(ranking: Ranking, degree: Tensor, edges: Sequence[int] = DEGREES) -> dict[str, dict[str, float]]:
+    r"""Metrics of the users of each activity: how a model serves users it knows little about.
+
+    The mean of every metric of :func:`evaluate` over the evaluated users :math:`u` with
+    :math:`e_{g-1} < \text{degree}_u \le e_g`.
+
+    Args:
+        ranking: what :func:`evaluate` returned.
+        degree: training interactions of every user, int64 ``[num_users]``.
+        edges: ascending upper bounds :math:`e_g`; one more group holds what is above the last.
+
+    Returns:
+        For each group, named ``"0-5"``, ``"6-10"``, ... and ``"26+"``, the number of its ``users`` and, where there
+        are any, the metrics.
+
+    Raises:
+        ValueError: if ``edges`` do not ascend from zero or more.
+    """
+    names, group = _groups(degree[ranking.users.to(degree.device)], edges)
+    result: dict[str, dict[str, float]] = {}
+    for number, name in enumerate(names):
+        inside = (group == number).to(ranking.users.device)
+        result[name] = {"users": int(inside.sum())}
+        if result[name]["users"]:
+            result[name] |= {metric: float(values[inside].mean()) for metric, values in ranking.per_user.items()}
+    return result
+
+
+def by_item_degree(ranking: Ranking, degree: Tensor, edges: Sequence[int] = DEGREES) -> dict[str, dict[str, float]]:
+    r"""Recall of held-out pairs by the popularity of their item: whether a model finds items it knows little about.
+
+    .. math:: \text{recall@}k(g) = \frac{|\{(u, i) \in T_g : i \text{ is among the first } k \text{ of } u\}|}{|T_g|}
+
+    over the held-out pairs :math:`T_g` with :math:`e_{g-1} < \text{degree}_i \le e_g`; every pair counts the same.
+
+    Args:
+        ranking: what :func:`evaluate` returned.
+        degree: training interactions of every item, int64 ``[num_items]``.
+        edges: as in :func:`by_user_degree`.
+
+    Returns:
+        For each group, named as in :func:`by_user_degree`, the number of its distinct held-out ``items`` and of the
+        held-out ``pairs`` and, where there are any, recall at every cut-off.
+
+    Raises:
+        ValueError: if ``edges`` do not ascend from zero or more.
+    """
+    items = ranking.pairs[1]
+    names, group = _groups(degree[items.to(degree.device)], edges)
+    result: dict[str, dict[str, float]] = {}
+    for number, name in enumerate(names):
+        inside = (group == number).to(items.device)
+        place = ranking.place[inside]
+        result[name] = {"items": items[inside].unique().numel(), "pairs": place.numel()}
+        if place.numel():
+            result[name] |= {f"recall@{k}": int(((place > 0) & (place <= k)).sum()) / place.numel() for k in ranking.ks}
+    return result
+
+
+def _groups(degree: Tensor, edges: Sequence[int]) -> tuple[list[str], Tensor]:
+    """Names of the groups between ``edges``, and the group of each degree."""
+    bounds = [-1, *edges]
+    if not edges or any(low >= high for low, high in itertools.pairwise(bounds)):
+        raise ValueError(f"bounds of degrees must ascend from zero or more, not {tuple(edges)}")
+    names = [str(high) if high == low + 1 else f"{low + 1}-{high}" for low, high in itertools.pairwise(bounds)]
+    return [*names, f"{edges[-1] + 1}+"], torch.bucketize(degree, torch.tensor(edges, device=degree.device))
 
 
 def _metrics(hits: Tensor, targets: Tensor, ks: Sequence[int]) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .channels import Channel, ChannelBuilder, ItemSimilarity, UserSimilarity, Vectors, spectral_embeddings
+from .evaluation import Ranking, by_item_degree, by_user_degree
 from .graph import normalized_adjacency
 from .interactions import Interactions
 from .models.base import EmbeddingModel, Model
@@ -115,6 +116,10 @@ class Run:
     """``None`` for models without weights of their own"""
     channels: list[Channel] = field(default_factory=list)
     """channels that were built or given ready"""
+    test_by_user_degree: dict[str, dict[str, float]] = field(default_factory=dict)
+    """see :func:`~infodcl_geo.evaluation.by_user_degree`"""
+    test_by_item_degree: dict[str, dict[str, float]] = field(default_factory=dict)
+    """see :func:`~infodcl_geo.evaluation.by_item_degree`"""
 
     def metrics(self) -> dict[str, Any]:
         """Content of ``metrics.json``."""
@@ -128,6 +133,8 @@ class Run:
             "channels": {c.name: {"source": c.source, "coverage": c.coverage} for c in self.channels},
             "validation": self.result.validation,
             "test": self.test,
+            "test_by_user_degree": self.test_by_user_degree,
+            "test_by_item_degree": self.test_by_item_degree,
             "config": self.config.to_dict(),
         }
 
@@ -233,8 +240,8 @@ def run(
         result = TrainResult()
         if data.valid.size(1):
             result.validation = rank(data, scorer, "valid", ks=ks, device=target).mean()
-        test = rank(data, scorer, "test", ks=ks, mask_validation=mask_validation, device=target).mean()
-        return Run(config, scorer, result, test, embeddings=counts)
+        ranking = rank(data, scorer, "test", ks=ks, mask_validation=mask_validation, device=target)
+        return Run(config, scorer, result, ranking.mean(), embeddings=counts, **_by_degree(data, ranking))
     seconds: dict[str, float] = {}
     if config.model.model != "infodcl":
         channels = {}
@@ -256,6 +263,15 @@ def run(
     model = build_model(data, config, channels if isinstance(channels, Mapping) else ready).to(target)
     result = train(model, data, config.training, ks=ks, progress=progress, on_evaluation=on_evaluation)
     scorer = model.scorer()
-    test = rank(data, scorer, "test", ks=ks, mask_validation=mask_validation, device=target).mean()
+    ranking = rank(data, scorer, "test", ks=ks, mask_validation=mask_validation, device=target)
+    groups = _by_degree(data, ranking)
     embeddings = model.embeddings() if isinstance(model, EmbeddingModel) else None
-    return Run(config, scorer, result, test, seconds, embeddings, model, ready)
+    return Run(config, scorer, result, ranking.mean(), seconds, embeddings, model, ready, **groups)
+
+
+def _by_degree(data: Interactions, ranking: Ranking) -> dict[str, dict[str, dict[str, float]]]:
+    users, items = data.train
+    return {
+        "test_by_user_degree": by_user_degree(ranking, torch.bincount(users, minlength=data.num_users)),
+        "test_by_item_degree": by_item_degree(ranking, torch.bincount(items, minlength=data.num_items)),
+    }

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .evaluation import evaluate, rank_items
+from .evaluation import Ranking, evaluate, rank_items
 from .experiment import Run
 from .interactions import IdMap, Interactions
 from .scoring import dot_scorer
@@ -123,6 +123,23 @@ class Recommender:
         Returns:
             The metrics, and the number of held-out interactions left out because user or item was not trained.
         """
+        ranking, _, unknown = self.ranking(data, split, ks=ks, mask_validation=mask_validation)
+        return ranking.mean(), unknown
+
+    def ranking(
+        self,
+        data: Interactions,
+        split: Literal["valid", "test"] = "test",
+        *,
+        ks: tuple[int, ...] = (10, 20, 50),
+        mask_validation: bool = False,
+    ) -> tuple[Ranking, Tensor, int]:
+        """What :meth:`evaluate` averages: each user's metrics, and the place of each held-out item.
+
+        Returns:
+            The ranking, the training pairs of ``data`` ``[2, E]`` in the rows of this recommender, and the number of
+            held-out interactions left out because user or item was not trained.
+        """
         known = {}
         unknown = 0
         for name in ("train", "valid", "test"):
@@ -145,7 +162,7 @@ class Recommender:
             seen=[known["train"], known["valid"]] if mask_validation and split == "test" else [known["train"]],
             ks=ks,
         )
-        return ranking.mean(), unknown
+        return ranking, known["train"], unknown
 
     def save(self, folder: str | PathLike[str]) -> None:
         """Write ``model.safetensors`` (weights, embeddings, seen pairs) and ``model.json`` (settings, id maps)."""

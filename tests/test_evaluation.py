@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from infodcl_geo.evaluation import evaluate, rank_items
+from infodcl_geo.cli import main
+from infodcl_geo.evaluation import by_item_degree, by_user_degree, evaluate, rank_items
 from infodcl_geo.scoring import Scorer, dot_scorer
 
 
@@ -105,3 +108,95 @@ def test_dot_scorer_and_bad_cutoffs() -> None:
     )
     with pytest.raises(ValueError, match="cut-offs must be positive"):
         evaluate(dot_scorer(users, items), torch.tensor([[0], [0]]), num_users=3, num_items=5, ks=(0,))
+
+
+def test_groups_by_degree_by_hand() -> None:
+    # Everybody's list is 0, 1, 2, 3.
+    scores = torch.tensor([[4.0, 3.0, 2.0, 1.0]]).expand(3, 4)
+    held_out = torch.tensor([[0, 0, 1, 2], [0, 3, 1, 3]])
+    ranking = evaluate(table(scores), held_out, num_users=3, num_items=4, ks=(1, 2))
+    assert ranking.pairs.tolist() == held_out.tolist()
+    assert ranking.place.tolist() == [1, 0, 2, 0]  # place 4 is beyond the largest cut-off
+
+    users = by_user_degree(ranking, torch.tensor([5, 6, 0]), edges=(5, 10))
+    assert list(users) == ["0-5", "6-10", "11+"]
+    assert users["0-5"]["users"] == 2
+    assert users["0-5"]["recall@1"] == pytest.approx((1 / 2 + 0) / 2)
+    assert users["6-10"]["recall@1"] == 0
+    assert users["6-10"]["hit@2"] == 1
+    assert users["11+"] == {"users": 0}
+
+    # Item 3 is held out twice and never found.
+    items = by_item_degree(ranking, torch.tensor([9, 30, 7, 9]), edges=(0, 8, 9))
+    assert list(items) == ["0", "1-8", "9", "10+"]
+    assert items["9"] == {"items": 2, "pairs": 3, "recall@1": 1 / 3, "recall@2": 1 / 3}
+    assert items["10+"] == {"items": 1, "pairs": 1, "recall@1": 0.0, "recall@2": 1.0}
+    assert items["0"] == items["1-8"] == {"items": 0, "pairs": 0}
+
+
+@given(st.integers(0, 10_000), st.integers(1, 9))
+@settings(max_examples=40, deadline=None)
+def test_groups_match_the_loop(seed: int, k: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    users, items, edges = 7, 8, (1, 2, 4)
+    scores = torch.rand(users, items, generator=generator)
+    kind = torch.rand(users, items, generator=generator)
+    seen, held_out = (kind < 0.4).nonzero().T, (kind > 0.7).nonzero().T
+    if held_out.size(1) == 0:
+        return
+    user_degree, item_degree = (torch.bincount(row, minlength=8) for row in seen)
+    shuffled = held_out[:, torch.randperm(held_out.size(1), generator=generator)]
+    ranking = evaluate(table(scores), shuffled, num_users=users, num_items=items, seen=[seen], ks=(k, 8))
+    by_user, by_item = by_user_degree(ranking, user_degree, edges), by_item_degree(ranking, item_degree, edges)
+
+    def is_in(degree: int, name: str) -> bool:
+        low, _, high = name.rstrip("+").partition("-")
+        return int(low) <= degree <= (10**9 if name.endswith("+") else int(high or low))
+
+    for name in ("0-1", "2", "3-4", "5+"):
+        own = [user for user in held_out[0].unique().tolist() if is_in(int(user_degree[user]), name)]
+        assert by_user[name]["users"] == len(own)
+        if own:
+            chosen = held_out[:, torch.isin(held_out[0], torch.tensor(own))]
+            for metric, value in naive(scores, chosen, seen, k).items():
+                assert by_user[name][f"{metric}@{k}"] == pytest.approx(value), metric
+        found = []
+        for user, item in held_out.T.tolist():
+            if is_in(int(item_degree[item]), name):
+                hidden = {i for u, i in seen.T.tolist() if u == user}
+                ranked = sorted((i for i in range(items) if i not in hidden), key=lambda i: -float(scores[user, i]))
+                found.append(item in ranked[:k])
+        assert by_item[name]["pairs"] == len(found)
+        if found:
+            assert by_item[name][f"recall@{k}"] == pytest.approx(sum(found) / len(found))
+    assert sum(group["users"] for group in by_user.values()) == ranking.users.numel()
+    assert sum(group["pairs"] for group in by_item.values()) == held_out.size(1)
+
+
+@pytest.mark.parametrize("edges", [(), (5, 5), (10, 5), (-1, 5)])
+def test_bounds_of_groups_must_ascend(edges: tuple[int, ...]) -> None:
+    ranking = evaluate(table(torch.ones(1, 2)), torch.tensor([[0], [0]]), num_users=1, num_items=2, ks=(1,))
+    with pytest.raises(ValueError, match="must ascend"):
+        by_user_degree(ranking, torch.tensor([3]), edges)
+
+
+def test_groups_reach_the_file_and_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = tmp_path / "pairs.csv"
+    lines = [f"{u},{i}" for u in range(30) for i in range(60) if i % 3 == u % 3 and (u + i) % 5]
+    pairs.write_text("user_id,item_id\n" + "\n".join(lines) + "\n")
+    out = tmp_path / "run"
+    words = ["--epochs", "2", "--dim", "8", "--progress", "false"]
+    assert main(["train", "--data", str(pairs), "--out", str(out), *words]) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    users, items = metrics["test_by_user_degree"], metrics["test_by_item_degree"]
+    total = sum(group["users"] * group.get("recall@20", 0.0) for group in users.values())
+    assert total / 30 == pytest.approx(metrics["test"]["recall@20"])
+    # All users hold out as many items, so that the mean over pairs is the mean over users.
+    total = sum(group["pairs"] * group.get("recall@20", 0.0) for group in items.values())
+    assert total / sum(group["pairs"] for group in items.values()) == pytest.approx(metrics["test"]["recall@20"])
+    capsys.readouterr()
+    assert main(["evaluate", "--checkpoint", str(out), "--data", str(pairs), "--groups"]) == 0
+    printed = capsys.readouterr().out
+    largest = max(items, key=lambda name: items[name]["pairs"])
+    assert f"{items[largest]['recall@20']:.4f}" in printed
+    assert "training interactions of the user" in printed
