@@ -17,6 +17,7 @@ from .interactions import Interactions
 from .models.base import EmbeddingModel, Model
 from .models.infodcl import InfoDCL, InfoDCLOptions
 from .models.lightgcn import LightGCN
+from .models.ncl import NCL, NCLOptions
 from .models.popularity import popularity_embeddings
 from .models.sgl import SGL, SGLOptions
 from .models.simgcl import SimGCL, SimGCLOptions, XSimGCL, XSimGCLOptions
@@ -26,7 +27,7 @@ from .training import TrainOptions, TrainResult, rank, train
 Channels: TypeAlias = Mapping[str, Tensor] | Sequence[Channel | ChannelBuilder]
 """Metadata ``[num_items, d]`` by name, or channels, ready or to be built."""
 
-ModelName = Literal["infodcl", "lightgcn", "mf", "popularity", "sgl", "simgcl", "xsimgcl"]
+ModelName = Literal["infodcl", "lightgcn", "mf", "ncl", "popularity", "sgl", "simgcl", "xsimgcl"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Config:
     model: ModelOptions = field(default_factory=ModelOptions)
     training: TrainOptions = field(default_factory=TrainOptions)
     infodcl: InfoDCLOptions = field(default_factory=InfoDCLOptions)
+    ncl: NCLOptions = field(default_factory=NCLOptions)
     sgl: SGLOptions = field(default_factory=SGLOptions)
     simgcl: SimGCLOptions = field(default_factory=SimGCLOptions)
     xsimgcl: XSimGCLOptions = field(default_factory=XSimGCLOptions)
@@ -92,7 +94,7 @@ def default_config(model: ModelName, **training: Any) -> Config:
         config = replace(config, model=ModelOptions(model, num_layers=2, penalty=0.004, init_std=0.03))
     elif model == "mf":
         config = replace(config, model=ModelOptions(model, num_layers=1, penalty=0.011, init_std=0.006))
-    elif model == "sgl":
+    elif model in ("ncl", "sgl"):
         config = replace(config, model=ModelOptions(model, num_layers=2, penalty=0.004, init_std=0.03))
     elif model in ("simgcl", "xsimgcl"):
         config = replace(config, model=ModelOptions(model, num_layers=2, penalty=0.001, init_std=0.05))
@@ -200,6 +202,8 @@ def build_model(data: Interactions, config: Config, channels: Mapping[str, Tenso
         return LightGCN(graph, data.num_users, data.num_items, dim=options.dim, **shared)
     if options.model == "mf":
         return EmbeddingModel(graph, data.num_users, data.num_items, dim=options.dim, **shared)
+    if options.model == "ncl":
+        return NCL(graph, data.num_users, data.num_items, dim=options.dim, options=config.ncl, **shared)
     if options.model == "sgl":
         return SGL(graph, data.num_users, data.num_items, dim=options.dim, options=config.sgl, **shared)
     if options.model == "simgcl":

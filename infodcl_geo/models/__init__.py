@@ -3,17 +3,20 @@
 from .base import EmbeddingModel, Model
 from .infodcl import InfoDCL, InfoDCLOptions
 from .lightgcn import LightGCN
+from .ncl import NCL, NCLOptions
 from .popularity import popularity_embeddings
 from .sgl import SGL, SGLOptions
 from .simgcl import SimGCL, SimGCLOptions, XSimGCL, XSimGCLOptions
 
 __all__ = [
+    "NCL",
     "SGL",
     "EmbeddingModel",
     "InfoDCL",
     "InfoDCLOptions",
     "LightGCN",
     "Model",
+    "NCLOptions",
     "SGLOptions",
     "SimGCL",
     "SimGCLOptions",
