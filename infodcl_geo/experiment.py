@@ -16,6 +16,7 @@ from .graph import normalized_adjacency
 from .interactions import Interactions
 from .models.base import EmbeddingModel, Model
 from .models.infodcl import InfoDCL, InfoDCLOptions
+from .models.lightgcl import LightGCL, LightGCLOptions
 from .models.lightgcn import LightGCN
 from .models.ncl import NCL, NCLOptions
 from .models.popularity import popularity_embeddings
@@ -27,7 +28,7 @@ from .training import TrainOptions, TrainResult, rank, train
 Channels: TypeAlias = Mapping[str, Tensor] | Sequence[Channel | ChannelBuilder]
 """Metadata ``[num_items, d]`` by name, or channels, ready or to be built."""
 
-ModelName = Literal["infodcl", "lightgcn", "mf", "ncl", "popularity", "sgl", "simgcl", "xsimgcl"]
+ModelName = Literal["infodcl", "lightgcl", "lightgcn", "mf", "ncl", "popularity", "sgl", "simgcl", "xsimgcl"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Config:
     model: ModelOptions = field(default_factory=ModelOptions)
     training: TrainOptions = field(default_factory=TrainOptions)
     infodcl: InfoDCLOptions = field(default_factory=InfoDCLOptions)
+    lightgcl: LightGCLOptions = field(default_factory=LightGCLOptions)
     ncl: NCLOptions = field(default_factory=NCLOptions)
     sgl: SGLOptions = field(default_factory=SGLOptions)
     simgcl: SimGCLOptions = field(default_factory=SimGCLOptions)
@@ -94,6 +96,8 @@ def default_config(model: ModelName, **training: Any) -> Config:
         config = replace(config, model=ModelOptions(model, num_layers=2, penalty=0.004, init_std=0.03))
     elif model == "mf":
         config = replace(config, model=ModelOptions(model, num_layers=1, penalty=0.011, init_std=0.006))
+    elif model == "lightgcl":
+        config = replace(config, model=ModelOptions(model, num_layers=2, penalty=0.036, init_std=0.01))
     elif model in ("ncl", "sgl"):
         config = replace(config, model=ModelOptions(model, num_layers=2, penalty=0.004, init_std=0.03))
     elif model in ("simgcl", "xsimgcl"):
@@ -202,6 +206,8 @@ def build_model(data: Interactions, config: Config, channels: Mapping[str, Tenso
         return LightGCN(graph, data.num_users, data.num_items, dim=options.dim, **shared)
     if options.model == "mf":
         return EmbeddingModel(graph, data.num_users, data.num_items, dim=options.dim, **shared)
+    if options.model == "lightgcl":
+        return LightGCL(graph, data.num_users, data.num_items, dim=options.dim, options=config.lightgcl, **shared)
     if options.model == "ncl":
         return NCL(graph, data.num_users, data.num_items, dim=options.dim, options=config.ncl, **shared)
     if options.model == "sgl":

@@ -32,7 +32,7 @@ def config(model: str = "infodcl", **training: object) -> Config:
     return Config(ModelOptions(model=model, dim=8), options)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("model", ["infodcl", "lightgcn", "mf", "ncl", "sgl"])
+@pytest.mark.parametrize("model", ["infodcl", "lightgcl", "lightgcn", "mf", "ncl", "sgl"])
 def test_the_withheld_diagonal_comes_first(model: str) -> None:
     outcome = run(checkerboard(), config(model, monitor="recall@1"), ks=(1,), progress=False)
     assert outcome.test["recall@1"] > 0.95

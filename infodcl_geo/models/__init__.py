@@ -2,6 +2,7 @@
 
 from .base import EmbeddingModel, Model
 from .infodcl import InfoDCL, InfoDCLOptions
+from .lightgcl import LightGCL, LightGCLOptions
 from .lightgcn import LightGCN
 from .ncl import NCL, NCLOptions
 from .popularity import popularity_embeddings
@@ -14,6 +15,8 @@ __all__ = [
     "EmbeddingModel",
     "InfoDCL",
     "InfoDCLOptions",
+    "LightGCL",
+    "LightGCLOptions",
     "LightGCN",
     "Model",
     "NCLOptions",

@@ -63,7 +63,7 @@ class NCL(LightGCN):
         \mathcal L = \mathcal L_{bpr} + \lambda_1 (\mathcal L_S^{user} + \alpha \mathcal L_S^{item})
             + \lambda_2 (\mathcal L_P^{user} + \mathcal L_P^{item}) + \lambda_3 \|\Theta\|^2
 
-    with (eq. 6 and 9; items alike), over the users of the batch, repeats included,
+    with (sections 3.2 and 3.3; items alike), over the users of the batch, repeats included,
 
     .. math::
         \mathcal L_S^{user} = \operatorname{mean}_u -\log \frac{\exp(\cos(z_u^{(k)}, z_u^{(0)})/\tau)}

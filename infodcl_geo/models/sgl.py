@@ -11,7 +11,8 @@ from torch import Tensor
 
 from infodcl_geo.kernels import infonce
 
-from ..graph import Graph, csr_parts
+from ..graph import Graph
+from ..nn.edges import Edges
 from ..sampling import Batch
 from .lightgcn import LightGCN
 
@@ -55,9 +56,9 @@ class SGL(LightGCN):
         \mathcal L_{ssl}^{user} = \operatorname{mean}_{u} -\log \frac{\exp(\cos(z'_u, z''_u)/\tau)}
             {\sum_{v} \exp(\cos(z'_u, z''_v)/\tau)}
 
-    (eq. 10 and 11; items alike), u over the users of the batch, repeats included, v over all users. z' and z'' are
-    LightGCN embeddings on two graphs that each miss a random share of the edges (eq. 7), of the nodes (eq. 6), or of
-    the edges of each layer (eq. 8), normalised by the degrees that are left. Views are drawn for each step, where the
+    (sections 3.2 and 3.3; items alike), u over the users of the batch, repeats included, v over all users. z' and z''
+    are LightGCN embeddings on two graphs that each miss a random share of the edges, of the nodes, or of the edges of
+    each layer (section 3.1), normalised by the degrees that are left. Views are drawn for each step, where the
     authors' program draws them for each epoch: the expectation is the same, the model sees more of them.
 
     Args:
@@ -65,26 +66,12 @@ class SGL(LightGCN):
         options: see :class:`SGLOptions`.
     """
 
-    users: Tensor
-    items: Tensor
-    transposed: Tensor
-
     def __init__(
         self, graph: Graph, num_users: int, num_items: int, *, options: SGLOptions = SGLOptions(), **shared: Any
     ) -> None:
         super().__init__(graph, num_users, num_items, **shared)
         self.options = options
-        pointers, col, _, (size, _) = csr_parts(graph.matrix)
-        # Users come first, so the upper half of the entries holds each interaction once; the lower half holds them in
-        # the order of the items. Positions of all entries stay the same in all views, and only values are drawn.
-        row = torch.repeat_interleave(torch.arange(size, device=col.device), pointers.diff())
-        half = col.numel() // 2
-        for name, value in (
-            ("users", row[:half]),
-            ("items", col[:half]),
-            ("transposed", torch.argsort(col[:half] * size + row[:half])),
-        ):
-            self.register_buffer(name, value, persistent=False)
+        self.edges = Edges(graph)
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         one, other = self._view(generator), self._view(generator)
@@ -106,19 +93,16 @@ class SGL(LightGCN):
         return users, items
 
     def _augmented(self, generator: torch.Generator | None) -> Graph:
-        """The normalised graph without what was dropped: explicit zeros, so no entry moves and nothing is sorted."""
-        pointers, col, value, shape = csr_parts(self.graph.matrix)
-        drawn = shape[0] if self.options.augmentation == "node" else self.users.numel()
-        kept = torch.rand(drawn, generator=generator, device=value.device) >= self.options.drop
+        """The graph without what was dropped, normalised by the degrees that are left."""
+        edges, device, dtype = self.edges, self.user_embedding.weight.device, self.user_embedding.weight.dtype
+        nodes = self.num_users + self.num_items
+        drawn = nodes if self.options.augmentation == "node" else edges.users.numel()
+        kept = torch.rand(drawn, generator=generator, device=device) >= self.options.drop
         if self.options.augmentation == "node":
-            kept = kept[self.users] & kept[self.items]
-        ones = kept.to(value.dtype)
+            kept = kept[edges.users] & kept[edges.items]
+        ones = kept.to(dtype)
         # Sums of ones are exact in any order, so the views repeat themselves on a GPU as well.
-        degree = torch.zeros(shape[0], dtype=value.dtype, device=value.device)
-        degree.index_add_(0, self.users, ones).index_add_(0, self.items, ones)
+        degree = torch.zeros(nodes, dtype=dtype, device=device)
+        degree.index_add_(0, edges.users, ones).index_add_(0, edges.items, ones)
         scale = degree.clamp_(min=1).rsqrt_()
-        weights = ones * scale[self.users] * scale[self.items]
-        matrix = torch.sparse_csr_tensor(
-            pointers, col, torch.cat([weights, weights[self.transposed]]), size=shape, check_invariants=False
-        )
-        return Graph(matrix, symmetric=True)
+        return edges.reweighted(self.graph, ones * scale[edges.users] * scale[edges.items])
