@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .graph import Graph, csr_parts, from_scipy, interaction_graph, normalized_interactions, to_scipy
+from .graph import Graph, csr_parts, from_scipy, interaction_graph, normalized_interactions, sparse_matrix, to_scipy
 from .interactions import Interactions
-from .similarity import jaccard_graph, jaccard_mean
+from .side_information import ItemFeatures, KnowledgeGraph, SocialGraph
+from .similarity import jaccard_graph, jaccard_mean, keep_top_k
 from .spectral import SVDMethod, truncated_svd
 
 
@@ -210,3 +212,294 @@ class UserSimilarity:
             return Channel("user", metadata, source, covered)
         interactions = interaction_graph(data.train, data.num_users, data.num_items)
         return Channel("user", metadata, source, covered, jaccard_graph(interactions, top_k=self.graph_top_k), "users")
+
+
+@dataclass(frozen=True, eq=False)
+class Social:
+    r"""User vectors smoothed over friends, then averaged over each item's users.
+
+    .. math::
+        s_u = \tfrac12 \Big(p_u + \frac{\sum_v F_{uv}\, p_v}{\sum_v F_{uv}}\Big), \qquad
+        m_i = \frac{1}{|N_i|} \sum_{u \in N_i} s_u
+
+    with the weights F of u's edges to friends: the user channel (InfoDCL section 3.1.1) with a given graph in place of
+    the similarities. A user without friends keeps :math:`p_u`, an item without training users gets the mean of all
+    users. Items none of whose users has a friend are not covered.
+
+    Args:
+        edges: a :class:`~infodcl_geo.side_information.SocialGraph`, or user rows ``[2, S]``, follower above followed.
+        directed: a user's friends are those it follows; otherwise also those who follow it, with the larger of the two
+            weights.
+        name: of the channel.
+    """
+
+    edges: SocialGraph | Tensor
+    directed: bool = True
+    name: str = "social"
+
+    def __call__(self, data: Interactions, vectors: Vectors) -> Channel:
+        given = self.edges
+        social = given if isinstance(given, SocialGraph) else SocialGraph.from_edges(given, data.num_users)
+        friends = social.graph
+        if friends.shape[0] != data.num_users:
+            raise ValueError(f"{social.source}: a graph of {friends.shape[0]} users for {data.num_users}")
+        if not self.directed:
+            matrix = to_scipy(friends.matrix)
+            friends = Graph(from_scipy(matrix.maximum(matrix.T)), symmetric=True)
+        smoothed = 0.5 * (vectors.users + _weighted_mean(friends, vectors.users, vectors.users))
+        by_item = interaction_graph(data.train, data.num_users, data.num_items).t()
+        metadata = _weighted_mean(by_item, smoothed, smoothed.mean(0, keepdim=True))
+        covered = (by_item @ _has_edges(friends).float().unsqueeze(1)).squeeze(1) > 0
+        return Channel(self.name, metadata, social.source, covered, friends, "users")
+
+
+@dataclass(frozen=True, eq=False)
+class Knowledge:
+    r"""Items described by what a knowledge graph says about them.
+
+    A fact of an item is a relation, its direction and the entity at the other end. With :math:`n_{re}` items of which
+    the fact (r, e) is true, among the :math:`N_r` items of which any fact of that relation is, it weighs
+
+    .. math:: w_{re} = \log \frac{N_r}{n_{re}},
+
+    the inverse entity frequency within the relation: what all have in common says nothing, what two alone share says
+    much. Facts that are true of the same items because a relation is stored together with its inverse count once.
+
+    - ``shared``: the mean pretrained vector of the ``top_k`` items of largest cosine similarity of their facts,
+      :math:`S_{ij} = \hat w_i \cdot \hat w_j` with :math:`\hat w_i = w_i / \lVert w_i \rVert`, weighted by it.
+    - ``propagate``: pretrained vectors carried from items to entities and back ``num_layers`` times, each time as a
+      mean weighted by :math:`w`, and the results of all times averaged.
+    - ``kge``: entity vectors from one of PyG's ``torch_geometric.nn.kge`` models, used as :class:`Modal` uses features.
+
+    Items without a fact that another one shares keep their own vector and are not covered.
+
+    Args:
+        graph: triples and which entity each item is.
+        method: see above.
+        top_k: size of the neighbourhood.
+        max_share: facts that are true of more than this share of :math:`N_r` are left out: they weigh little and cost
+            most.
+        num_layers: of ``propagate``.
+        model: class name of the model of ``kge``.
+        aggregate: of ``kge``, as in :class:`Modal`.
+        epochs: passes over the triples of ``kge``.
+        seed: of ``kge``.
+        name: of the channel.
+    """
+
+    graph: KnowledgeGraph
+    method: Literal["shared", "propagate", "kge"] = "shared"
+    top_k: int = 20
+    max_share: float = 0.5
+    num_layers: int = 1
+    model: Literal["TransE", "DistMult", "ComplEx", "RotatE"] = "TransE"
+    aggregate: Literal["features", "neighbours"] = "features"
+    epochs: int = 20
+    seed: int = 0
+    name: str = "knowledge"
+
+    def __post_init__(self) -> None:
+        if self.method not in ("shared", "propagate", "kge"):
+            raise ValueError(f"method must be shared, propagate or kge, not {self.method!r}")
+        for number in ("top_k", "num_layers", "epochs"):
+            if getattr(self, number) < 1:
+                raise ValueError(f"{number} must be at least 1, not {getattr(self, number)}")
+
+    def __call__(self, data: Interactions, vectors: Vectors) -> Channel:
+        import scipy.sparse as sp
+
+        if self.graph.num_items != data.num_items:
+            raise ValueError(f"{self.graph.source}: made for {self.graph.num_items} items, not {data.num_items}")
+        if self.method == "kge":
+            features = self._entity_features(vectors.items.size(1))
+            source = f"{self.graph.source}, {self.model} of {self.epochs} epochs"
+            return _described_by(features, vectors, self.aggregate, self.top_k, self.name, source)
+        weights = self.fact_weights()
+        source = f"{self.graph.source}, {weights.shape[1]} facts shared by items"
+        if self.method == "shared":
+            rows = np.sqrt(np.asarray(weights.multiply(weights).sum(1)).ravel())
+            unit = (sp.diags_array(_reciprocal(rows)) @ weights).tocsr()
+            similar = _top_k_product(unit, unit.T.tocsr(), self.top_k)
+            metadata = _weighted_mean(similar, vectors.items, vectors.items)
+        else:
+            to_entities = sp.diags_array(_reciprocal(np.asarray(weights.sum(0)).ravel())) @ weights.T
+            to_items = sp.diags_array(_reciprocal(np.asarray(weights.sum(1)).ravel())) @ weights
+            similar = _top_k_product(to_items.tocsr(), to_entities.tocsr(), self.top_k)
+            carried, total = vectors.items.numpy(), np.zeros(vectors.items.shape, dtype=np.float32)
+            for _ in range(self.num_layers):
+                carried = to_items @ (to_entities @ carried)
+                total += carried
+            own = ~torch.from_numpy(np.diff(weights.indptr) > 0).unsqueeze(1)
+            metadata = torch.where(own, vectors.items, torch.from_numpy(total / self.num_layers))
+        return Channel(self.name, metadata.float(), source, _has_edges(similar), similar, "items")
+
+    def fact_weights(self) -> Any:
+        """Weight :math:`w_{re}` of every fact that several items share, scipy CSR ``[N, facts]``."""
+        import scipy.sparse as sp
+
+        item, kind, entity = (part.numpy() for part in self.graph.item_attributes())
+        fact, column = np.unique(np.stack([kind, entity]), axis=1, return_inverse=True)
+        column = column.reshape(-1)
+        true_of = np.bincount(column, minlength=fact.shape[1])
+        pairs = np.unique(np.stack([kind, item]), axis=1)
+        asked_of = np.bincount(pairs[0], minlength=2 * len(self.graph.relation_ids))[fact[0]]
+        # The sum of random numbers of the items tells whether two facts about one entity are true of the same ones.
+        mark = np.random.default_rng(0).integers(1 << 62, size=self.graph.num_items)
+        marks = np.zeros(fact.shape[1], dtype=np.int64)
+        np.add.at(marks, column, mark[item])
+        first = np.zeros(fact.shape[1], dtype=bool)
+        first[np.unique(np.stack([fact[1], marks]), axis=1, return_index=True)[1]] = True
+        kept = first & (true_of > 1) & (true_of < asked_of) & (true_of <= self.max_share * asked_of)
+        weight = np.log(asked_of / np.maximum(true_of, 1)).astype(np.float32)
+        rows = kept[column]
+        place = np.cumsum(kept) - 1
+        shape = (self.graph.num_items, int(kept.sum()))
+        return sp.csr_matrix((weight[column[rows]], (item[rows], place[column[rows]])), shape=shape)
+
+    def _entity_features(self, dim: int) -> ItemFeatures:
+        from torch_geometric.nn import kge
+
+        head, relation, tail = self.graph.triples
+        # PyG's models draw their weights and their negatives from the global generator.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            classes = {"TransE": kge.TransE, "DistMult": kge.DistMult, "ComplEx": kge.ComplEx, "RotatE": kge.RotatE}
+            model = classes[self.model](len(self.graph.entity_ids), len(self.graph.relation_ids), dim)
+            optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+            for _ in range(self.epochs):
+                for batch in torch.randperm(len(head)).split(2048):
+                    optimizer.zero_grad()
+                    model.loss(head[batch], relation[batch], tail[batch]).backward()
+                    optimizer.step()
+        parts = [model.node_emb.weight]
+        if hasattr(model, "node_emb_im"):
+            parts.append(model.node_emb_im.weight)
+        entities = torch.cat(parts, dim=1).detach()
+        seen = torch.zeros(len(entities), dtype=torch.bool)
+        seen[head], seen[tail] = True, True
+        at = self.graph.item_entity.clamp(min=0)
+        covered = self.graph.linked & seen[at]
+        return ItemFeatures(torch.where(covered.unsqueeze(1), entities[at], 0.0), covered, self.name)
+
+
+@dataclass(frozen=True, eq=False)
+class Modal:
+    r"""Items described by features of their own: text, image, audio.
+
+    Features are standardised over the items that have them (column mean 0, variance 1). The similarity graph joins each
+    item to the ``top_k`` items of largest positive cosine similarity. The metadata are
+
+    - ``features``: the standardised features, reduced to the d directions of largest variance (truncated SVD; narrower
+      features are padded with zeros); items without features get zero, the mean of the others;
+    - ``neighbours``: the mean pretrained vector of the similar items, weighted by similarity, so that the metadata live
+      in the space of the interactions like those of the other channels; items without features keep their own vector.
+
+    The default is ``features``: vectors pretrained on few interactions are noisy, and their mean over items that only
+    look alike blurs what the features know (TikTok's images rank held-out items better as they are).
+
+    Args:
+        features: :class:`~infodcl_geo.side_information.ItemFeatures` or a matrix ``[N, f]``, in which rows of only NaN
+            or only zeros are items without features.
+        aggregate: see above.
+        top_k: size of the neighbourhood.
+        name: of the channel; by default that of the features.
+    """
+
+    features: ItemFeatures | Tensor
+    aggregate: Literal["features", "neighbours"] = "features"
+    top_k: int = 20
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.aggregate not in ("features", "neighbours"):
+            raise ValueError(f"aggregate must be features or neighbours, not {self.aggregate!r}")
+        if self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, not {self.top_k}")
+
+    def __call__(self, data: Interactions, vectors: Vectors) -> Channel:
+        given = self.features
+        features = given if isinstance(given, ItemFeatures) else ItemFeatures.from_matrix(given, "modal")
+        if len(features.values) != data.num_items:
+            raise ValueError(f"{features.source}: {len(features.values)} rows for {data.num_items} items")
+        name = self.name or features.name
+        return _described_by(features, vectors, self.aggregate, self.top_k, name, features.source)
+
+
+def _described_by(
+    features: ItemFeatures, vectors: Vectors, aggregate: str, top_k: int, name: str, source: str
+) -> Channel:
+    """The channel of :class:`Modal`."""
+    values = _standardised(features)
+    similar = _cosine_graph(values, features.covered, top_k)
+    if aggregate == "neighbours":
+        metadata = _weighted_mean(similar, vectors.items, vectors.items)
+        return Channel(name, metadata, source, _has_edges(similar), similar, "items")
+    return Channel(name, _reduced(values, vectors.items.size(1)), source, features.covered, similar, "items")
+
+
+def _standardised(features: ItemFeatures) -> Tensor:
+    """Columns of mean 0 and variance 1 over the covered rows, zero elsewhere and where a column is constant."""
+    known = features.values[features.covered].double()
+    values = torch.zeros_like(features.values)
+    if len(known):
+        spread = known.std(0, correction=0)
+        scaled = (known - known.mean(0)) / torch.where(spread > 1e-6 * known.abs().amax(0), spread, torch.inf)
+        values[features.covered] = scaled.to(values.dtype)
+    return values
+
+
+def _reduced(values: Tensor, dim: int) -> Tensor:
+    """Coordinates along the ``dim`` directions of largest variance; signs fixed, the largest entry positive."""
+    from scipy.sparse.linalg import svds
+
+    matrix = values.double().numpy()
+    rank = min(dim, *matrix.shape)
+    if rank < min(matrix.shape):
+        left, sizes, _ = svds(matrix, k=rank, rng=np.random.default_rng(0))
+    else:
+        left, sizes, _ = np.linalg.svd(matrix, full_matrices=False)
+    order = np.argsort(-sizes)
+    coordinates = torch.from_numpy(np.ascontiguousarray((left * sizes)[:, order])).float()
+    largest = coordinates.gather(0, coordinates.abs().argmax(0, keepdim=True))
+    result = torch.zeros(len(values), dim)
+    result[:, :rank] = torch.where(largest < 0, -coordinates, coordinates)
+    return result
+
+
+def _cosine_graph(values: Tensor, covered: Tensor, top_k: int, chunk_size: int = 2048) -> Graph:
+    """The ``top_k`` items of largest positive cosine similarity of each covered item, itself excluded."""
+    known = covered.nonzero().squeeze(1)
+    unit = F.normalize(values[known], dim=1)
+    row, col, weight = [], [], []
+    count = min(top_k, max(len(known) - 1, 0))
+    for start in range(0, len(known) if count else 0, chunk_size):
+        cosine = unit[start : start + chunk_size] @ unit.T
+        inside = torch.arange(len(cosine))
+        cosine[inside, start + inside] = -torch.inf
+        largest, index = cosine.topk(count)
+        positive = largest > 0
+        row.append(known[start + inside].unsqueeze(1).expand_as(index)[positive])
+        col.append(known[index[positive]])
+        weight.append(largest[positive])
+    if not row:
+        empty = torch.empty(0, dtype=torch.int64)
+        row, col, weight = [empty], [empty], [torch.empty(0)]
+    return Graph(sparse_matrix(torch.cat(row), torch.cat(col), torch.cat(weight), (len(values), len(values))))
+
+
+def _top_k_product(left: Any, right: Any, top_k: int, chunk_size: int = 2048) -> Graph:
+    """The ``top_k`` largest entries of each row of a scipy product, without the diagonal, some rows at a time."""
+    import scipy.sparse as sp
+
+    blocks = []
+    for start in range(0, left.shape[0], chunk_size):
+        block = (left[start : start + chunk_size] @ right).tocsr()
+        row = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
+        block.data[block.indices == start + row] = 0.0
+        block.eliminate_zeros()
+        blocks.append(keep_top_k(block, top_k))
+    return Graph(from_scipy(sp.vstack(blocks, format="csr")))
+
+
+def _reciprocal(values: np.ndarray) -> np.ndarray:
+    return np.divide(1.0, values, out=np.zeros(len(values), dtype=np.float32), where=values > 0)
