@@ -52,14 +52,18 @@ def test_in_interpreter() -> None:
 
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send every call to the Triton kernels; under the interpreter, repair its bfloat16 and poison fresh memory."""
-    if not INTERPRETED:
-        return
+    """Send every call to the Triton kernels; under the interpreter, repair its bfloat16."""
+    if INTERPRETED:
+        monkeypatch.setattr(module, "_uses_triton", lambda x: True)
+        repair_bfloat16(monkeypatch)
+
+
+def repair_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make Triton's interpreter treat bfloat16 as devices do."""
     import numpy as np
     import triton.language as tl
     from triton.runtime import interpreter
 
-    monkeypatch.setattr(module, "_uses_triton", lambda x: True)
     builder = interpreter.InterpreterBuilder
     dot, cast = builder.create_dot, builder.cast_impl
 

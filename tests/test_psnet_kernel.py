@@ -175,12 +175,14 @@ def test_equals_the_reference(
 
 
 def compare(actual: dict[str, Tensor], eager: dict[str, Tensor], truth: dict[str, Tensor]) -> None:
-    """Errors against the truth at most twice eager PyTorch's in the same type, plus a small constant."""
+    """Errors against the truth at most twice eager PyTorch's in the same type, plus a small constant (a rounding)."""
     assert actual.keys() == eager.keys() == truth.keys()
     for name, value in actual.items():
         exact = truth[name].double()
+        assert value.dtype == eager[name].dtype, name
         error = (value.double() - exact).abs().max().item()
-        allowed = 2 * (eager[name].double() - exact).abs().max().item() + 2e-6 * (1 + exact.abs().max().item())
+        small = 2e-6 if value.dtype.itemsize > 2 else torch.finfo(value.dtype).eps
+        allowed = 2 * (eager[name].double() - exact).abs().max().item() + small * (1 + exact.abs().max().item())
         assert error <= allowed, f"{name}: {error} > {allowed}"
 
 
@@ -188,6 +190,19 @@ def compare(actual: dict[str, Tensor], eager: dict[str, Tensor], truth: dict[str
 @pytest.mark.parametrize("shared", ["", "sv"])
 def test_is_as_exact_as_eager_in_float32(batch: int, shared: str) -> None:
     p = problem(batch, 60, sizes=(60, 60, 60) if shared else (36, 6, 100), shared=shared, dtype=torch.float32)
+    compare(
+        outputs_and_gradients(psnet_diffuse, p),
+        outputs_and_gradients(psnet_diffuse_reference, p),
+        outputs_and_gradients(psnet_diffuse_reference, p.to(torch.float64)),
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shared", ["", "sv"])
+@pytest.mark.parametrize("batch", [5, 123])
+def test_is_as_exact_as_eager_in_half_types(batch: int, shared: str, dtype: torch.dtype) -> None:
+    """The truth is what the rounded inputs give in float64."""
+    p = problem(batch, 60, sizes=(60, 60, 60) if shared else (36, 6, 100), shared=shared, dtype=dtype)
     compare(
         outputs_and_gradients(psnet_diffuse, p),
         outputs_and_gradients(psnet_diffuse_reference, p),

@@ -20,6 +20,7 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
+from test_infonce_triton import repair_bfloat16
 from test_psnet_kernel import LEAVES, Problem, by_hand, compare, outputs_and_gradients, problem
 
 from infodcl_geo.kernels import psnet_diffuse
@@ -104,6 +105,32 @@ def test_is_as_exact_as_eager(
         on_cpu(outputs_and_gradients(psnet_diffuse, on_device(p), **options)),
         outputs_and_gradients(psnet_diffuse_reference, p, **options),
         outputs_and_gradients(psnet_diffuse_reference, p.to(torch.float64), **options),
+    )
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("batch", "d", "sizes", "shared"),
+    [(5, 60, (60, 60, 60), "sv"), (21, 16, (16, 4, 16), ""), (1, 64, (64, 8, 64), "")],
+)
+def test_is_as_exact_as_eager_in_half_types(
+    kernels: None,
+    monkeypatch: pytest.MonkeyPatch,
+    batch: int,
+    d: int,
+    sizes: tuple[int, int, int],
+    shared: str,
+    dtype: torch.dtype,
+) -> None:
+    """The truth is what the rounded inputs give in float64."""
+    if INTERPRETED:
+        repair_bfloat16(monkeypatch)
+    p = problem(batch, d, sizes=sizes, shared=shared, dtype=dtype)
+    compare(
+        on_cpu(outputs_and_gradients(psnet_diffuse, on_device(p))),
+        outputs_and_gradients(psnet_diffuse_reference, p),
+        outputs_and_gradients(psnet_diffuse_reference, p.to(torch.float64)),
     )
 
 
