@@ -221,8 +221,10 @@ def propagate(graph: Graph, x: Tensor, num_layers: int) -> Tensor:
         x: node embeddings ``[n, d]``.
         num_layers: ``K >= 0``; with 0 the input comes back.
     """
-    total, layer = x, x
+    if num_layers == 0:
+        return x
+    total = x
     for _ in range(num_layers):
-        layer = graph @ layer
-        total = total + layer
-    return total / (num_layers + 1)
+        # Horner's rule, x + A (x + A (...)), holds one array beside x where a sum of layers holds three.
+        total = (graph @ total).add_(x)
+    return total.div_(num_layers + 1)

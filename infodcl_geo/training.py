@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from .evaluation import Ranking, evaluate
 from .interactions import Interactions
 from .models.base import Model
+from .optim import LazyAdam
 from .sampling import Anchors, BatchSampler
 from .scoring import Scorer
 
@@ -27,6 +28,9 @@ class TrainOptions:
         epochs: passes over the training interactions, at most.
         batch_size: interactions a step.
         lr: learning rate of Adam.
+        adam: 'dense' passes over the whole embedding tables in each step, 'lazy' over the rows that the step looked
+            up (:class:`~infodcl_geo.optim.LazyAdam`, the same method), which MF and InfoDCL with sampled candidates
+            allow; 'auto' is lazy for those of at least 200,000 users and items.
         anchors: items that InfoDCL diffuses in a step: 'items' (each item once an epoch), 'positives' (the batch's
             positive items) or 'unique' (those without repeats).
         anchor_batch: items diffused at once, for anchors 'items'.
@@ -39,6 +43,7 @@ class TrainOptions:
     epochs: int = 300
     batch_size: int = 2048
     lr: float = 0.005
+    adam: Literal["auto", "dense", "lazy"] = "auto"
     anchors: Anchors = "items"
     anchor_batch: int = 1024
     eval_every: int = 5
@@ -52,6 +57,8 @@ class TrainOptions:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not self.lr > 0:
             raise ValueError(f"lr must be positive, not {self.lr}")
+        if self.adam not in ("auto", "dense", "lazy"):
+            raise ValueError(f"adam must be 'auto', 'dense' or 'lazy', not {self.adam!r}")
 
 
 @dataclass
@@ -71,8 +78,30 @@ class TrainResult:
         return statistics.median(self.epoch_seconds) if self.epoch_seconds else 0.0
 
 
-def make_optimizer(model: torch.nn.Module, lr: float) -> torch.optim.Optimizer:
-    """Adam in its fused implementation, which updates each table in one pass."""
+LAZY_ROWS = 200_000
+"""Users and items from which on ``adam='auto'`` updates only the rows of a step."""
+
+
+def make_optimizer(
+    model: torch.nn.Module, lr: float, *, adam: Literal["auto", "dense", "lazy"] = "dense", anchors: int = 0
+) -> torch.optim.Optimizer:
+    """Adam, in its fused implementation, which updates each table in one pass, or lazily.
+
+    Args:
+        model: what to train; its own ``row_tables`` say whether and which tables can be updated lazily.
+        lr: learning rate.
+        adam: see :class:`TrainOptions`.
+        anchors: of a batch, at most.
+
+    Raises:
+        ValueError: for 'lazy', if a step of the model reads whole tables.
+    """
+    tables = model.row_tables(anchors) if isinstance(model, Model) and adam != "dense" else []
+    if adam == "lazy" and not tables:
+        raise ValueError(f"a step of this {type(model).__name__} reads whole tables: adam='lazy' needs one of rows")
+    if adam == "lazy" or (tables and sum(table.num_embeddings for table in tables) >= LAZY_ROWS):
+        lazy = {table.weight for table in tables}
+        return LazyAdam(tables, (weight for weight in model.parameters() if weight not in lazy), lr=lr)
     return torch.optim.Adam(model.parameters(), lr=lr, fused=True)
 
 
@@ -113,7 +142,9 @@ def train(
         anchor_batch=options.anchor_batch,
         generator=generator,
     )
-    optimizer = make_optimizer(model, options.lr)
+    by_item = max(options.anchor_batch, -(-data.num_items // len(sampler)))
+    anchors = by_item if options.anchors == "items" else options.batch_size
+    optimizer = make_optimizer(model, options.lr, adam=options.adam, anchors=anchors)
     result = TrainResult()
     best_state: dict[str, Tensor] | None = None
     best = -float("inf")
@@ -170,6 +201,10 @@ def train_epoch(
         for name, value in terms.items():
             # Summed as tensors: reading a value each step would wait for the device.
             sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+    # What comes next reads whole tables, and the gradients only take its memory.
+    optimizer.zero_grad(set_to_none=True)
+    if isinstance(optimizer, LazyAdam):
+        optimizer.flush()
     return {name: float(value) / len(sampler) for name, value in sums.items()}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..graph import Graph, propagate
@@ -18,6 +17,14 @@ class Model(nn.Module):
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Weighted terms of the objective for one batch; their sum is what the step minimises."""
         raise NotImplementedError
+
+    def row_tables(self, anchors: int) -> list[nn.Embedding]:
+        """Tables of which :meth:`loss` reads nothing but rows, by calling them, so that a step need not update more.
+
+        Args:
+            anchors: of a batch, at most.
+        """
+        return []
 
     def scorer(self) -> Scorer:
         """What ranks, with all that can be computed once already computed."""
@@ -79,13 +86,16 @@ class EmbeddingModel(Model):
         return users, items
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        users = F.embedding(batch.users, self.user_embedding.weight)
-        positives = F.embedding(batch.positives, self.item_embedding.weight)
-        negatives = F.embedding(batch.negatives, self.item_embedding.weight)
+        users = self.user_embedding(batch.users)
+        positives, negatives = self.item_embedding(batch.positives), self.item_embedding(batch.negatives)
         return {
             "bpr": self.bpr_weight * bpr_loss(users, positives, negatives),
             "reg": self.penalty * embedding_penalty(users, positives, negatives),
         }
+
+    def row_tables(self, anchors: int) -> list[nn.Embedding]:
+        # A subclass with an objective of its own knows itself what that reads.
+        return [self.user_embedding, self.item_embedding] if type(self).loss is EmbeddingModel.loss else []
 
     @torch.no_grad()
     def embeddings(self) -> tuple[Tensor, Tensor]:

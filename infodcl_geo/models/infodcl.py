@@ -208,7 +208,7 @@ class InfoDCL(EmbeddingModel):
         terms = super().loss(batch)
         if items.numel() == 0:
             return terms
-        e = F.embedding(items, self.item_embedding.weight)
+        e = self.item_embedding(items)
         t = self.diffusion.sample_steps(items.numel(), generator)
         noise = torch.randn(e.shape, generator=generator, device=e.device, dtype=e.dtype)
         contrast = self._contrast(items, generator) if options.contrast else None
@@ -224,14 +224,21 @@ class InfoDCL(EmbeddingModel):
                 terms[name] = terms[name] + value if name in terms else value
         return terms
 
+    def row_tables(self, anchors: int) -> list[nn.Embedding]:
+        rows = self.options.contrast == 0 or self._samples_candidates(anchors)
+        return [self.user_embedding, self.item_embedding] if rows else []
+
+    def _samples_candidates(self, anchors: int) -> bool:
+        return 0 < self.options.candidates < self.num_items - anchors
+
     def _contrast(self, items: Tensor, generator: torch.Generator | None) -> Callable[[Tensor], Tensor]:
         """Mean InfoNCE of vectors generated for ``items``; all channels of a step share one sample of candidates."""
         table, temperature, count = self.item_embedding.weight, self.options.temperature, self.options.candidates
         how = InfoNCEOptions(bfloat16=self.options.bfloat16)
-        if count == 0 or items.numel() + count >= self.num_items:
+        if not self._samples_candidates(items.numel()):
             return lambda generated: infonce(generated, table, items, temperature, options=how)
         rows, log_q = sample_candidates(items, self.num_items, count, generator)
-        candidates, own = F.embedding(rows, table), torch.arange(items.numel(), device=items.device)
+        candidates, own = self.item_embedding(rows), torch.arange(items.numel(), device=items.device)
         # The positive is no sample: what the correction adds to its logit, where an item has several anchors, goes.
         correction = log_q[: items.numel()].mean()
         return lambda generated: infonce(generated, candidates, own, temperature, log_q=log_q, options=how) - correction
