@@ -15,6 +15,9 @@ from .evaluation import Ranking, by_item_degree, by_user_degree
 from .graph import normalized_adjacency
 from .interactions import Interactions
 from .models.base import EmbeddingModel, Model
+from .models.diffrec import DiffRec, DiffRecOptions
+from .models.ease import EASEOptions, ease_weights
+from .models.gfcf import GFCFOptions, gfcf_factors, gfcf_scorer
 from .models.infodcl import InfoDCL, InfoDCLOptions
 from .models.lightgcl import LightGCL, LightGCLOptions
 from .models.lightgcn import LightGCN
@@ -22,13 +25,17 @@ from .models.ncl import NCL, NCLOptions
 from .models.popularity import popularity_embeddings
 from .models.sgl import SGL, SGLOptions
 from .models.simgcl import SimGCL, SimGCLOptions, XSimGCL, XSimGCLOptions
-from .scoring import Scorer, dot_scorer
+from .scoring import Scorer, UserRows, dot_scorer, item_scorer
 from .training import TrainOptions, TrainResult, rank, train
 
 Channels: TypeAlias = Mapping[str, Tensor] | Sequence[Channel | ChannelBuilder]
 """Metadata ``[num_items, d]`` by name, or channels, ready or to be built."""
 
-ModelName = Literal["infodcl", "lightgcl", "lightgcn", "mf", "ncl", "popularity", "sgl", "simgcl", "xsimgcl"]
+ModelName = Literal[
+    "diffrec", "ease", "gfcf", "infodcl", "lightgcl", "lightgcn", "mf", "ncl", "popularity", "sgl", "simgcl", "xsimgcl"
+]
+CLOSED_FORMS: frozenset[ModelName] = frozenset({"ease", "gfcf", "popularity"})
+"""Models that are fitted at once: without epochs, the same whatever the seed."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,8 @@ class ModelOptions:
     """Which model is trained, and what it is built from.
 
     Args:
-        model: 'infodcl', 'lightgcn', 'mf' (matrix factorisation with propagation at inference) or 'popularity'.
+        model: name of the model; 'mf' is matrix factorisation with propagation at inference; 'ease', 'gfcf' and
+            'popularity' are closed forms, which no option of training concerns.
         dim: embedding size.
         num_layers: propagation layers.
         penalty: weight of the squared norms of the batch's embeddings.
@@ -73,6 +81,9 @@ class Config:
     model: ModelOptions = field(default_factory=ModelOptions)
     training: TrainOptions = field(default_factory=TrainOptions)
     infodcl: InfoDCLOptions = field(default_factory=InfoDCLOptions)
+    diffrec: DiffRecOptions = field(default_factory=DiffRecOptions)
+    ease: EASEOptions = field(default_factory=EASEOptions)
+    gfcf: GFCFOptions = field(default_factory=GFCFOptions)
     lightgcl: LightGCLOptions = field(default_factory=LightGCLOptions)
     ncl: NCLOptions = field(default_factory=NCLOptions)
     sgl: SGLOptions = field(default_factory=SGLOptions)
@@ -94,6 +105,8 @@ def default_config(model: ModelName, **training: Any) -> Config:
     config = Config(model=ModelOptions(model=model))
     if model == "lightgcn":
         config = replace(config, model=ModelOptions(model, num_layers=2, penalty=0.004, init_std=0.03))
+    elif model == "diffrec":
+        config = replace(config, training=replace(config.training, lr=0.001))
     elif model == "mf":
         config = replace(config, model=ModelOptions(model, num_layers=1, penalty=0.011, init_std=0.006))
     elif model == "lightgcl":
@@ -113,13 +126,20 @@ class Run:
     scorer: Scorer
     """what ranks"""
     result: TrainResult
-    test: dict[str, float]
+    test: dict[str, float] = field(default_factory=dict)
+    """metrics of the test split; empty where it was not scored"""
     preparation_seconds: dict[str, float] = field(default_factory=dict)
-    """what happens once before training: pretraining and channels"""
+    """what happens once before training: pretraining and channels; the fit of closed forms"""
     embeddings: tuple[Tensor, Tensor] | None = None
     """user and item embeddings that rank, ``[M, d]`` and ``[N, d]``, of models that have them"""
     model: Model | None = None
-    """``None`` for models without weights of their own"""
+    """``None`` for closed forms, which are not trained"""
+    item_weights: Tensor | None = None
+    """item-item weights ``[N, N]`` that rank by :func:`~infodcl_geo.scoring.item_scorer`, of models that have them"""
+    factors: dict[str, Tensor] = field(default_factory=dict)
+    """what a closed form that ranks otherwise has fitted, by name"""
+    ranking: Ranking | None = None
+    """the test split user by user"""
     channels: list[Channel] = field(default_factory=list)
     """channels that were built or given ready"""
     test_by_user_degree: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -202,6 +222,8 @@ def build_model(data: Interactions, config: Config, channels: Mapping[str, Tenso
     }
     if options.model == "infodcl":
         return InfoDCL(graph, data.num_users, data.num_items, _metadata(channels), options=config.infodcl, **shared)
+    if options.model == "diffrec":
+        return DiffRec(data.train, data.num_users, data.num_items, options=config.diffrec)
     if options.model == "lightgcn":
         return LightGCN(graph, data.num_users, data.num_items, dim=options.dim, **shared)
     if options.model == "mf":
@@ -219,18 +241,17 @@ def build_model(data: Interactions, config: Config, channels: Mapping[str, Tenso
     raise ValueError(f"{options.model} has no weights to train")
 
 
-def run(
+def fit(
     data: Interactions,
     config: Config = Config(),
     *,
     channels: Channels | None = None,
     ks: tuple[int, ...] = (10, 20, 50),
-    mask_validation: bool = False,
     device: torch.device | str | None = None,
     progress: bool = True,
     on_evaluation: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Run:
-    """Train a model, select its epoch on validation, score the test split once.
+    """Train a model and select its epoch on validation, or fit a closed form; the test split is not read.
 
     Args:
         data: interactions with their split.
@@ -238,20 +259,13 @@ def run(
         channels: instead of the channels of ``config``: builders, ready channels, or metadata ``[num_items, d]`` by
             name. Vectors are pretrained only where there is something to build.
         ks: cut-offs of the metrics.
-        mask_validation: leave validation items out of the test ranking.
         device: where to train; a CUDA device if there is one.
         progress: show progress bars.
         on_evaluation: see :func:`~infodcl_geo.training.train`.
     """
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if config.model.model == "popularity":
-        counts = popularity_embeddings(data.train.to(target), data.num_users, data.num_items)
-        scorer = dot_scorer(*counts)
-        result = TrainResult()
-        if data.valid.size(1):
-            result.validation = rank(data, scorer, "valid", ks=ks, device=target).mean()
-        ranking = rank(data, scorer, "test", ks=ks, mask_validation=mask_validation, device=target)
-        return Run(config, scorer, result, ranking.mean(), embeddings=counts, **_by_degree(data, ranking))
+    if config.model.model in CLOSED_FORMS:
+        return _fit_closed_form(data, config, ks, target)
     seconds: dict[str, float] = {}
     if config.model.model != "infodcl":
         channels = {}
@@ -272,11 +286,52 @@ def run(
             ready.append(channel)
     model = build_model(data, config, channels if isinstance(channels, Mapping) else ready).to(target)
     result = train(model, data, config.training, ks=ks, progress=progress, on_evaluation=on_evaluation)
-    scorer = model.scorer()
-    ranking = rank(data, scorer, "test", ks=ks, mask_validation=mask_validation, device=target)
-    groups = _by_degree(data, ranking)
     embeddings = model.embeddings() if isinstance(model, EmbeddingModel) else None
-    return Run(config, scorer, result, ranking.mean(), seconds, embeddings, model, ready, **groups)
+    return Run(config, model.scorer(), result, {}, seconds, embeddings, model, channels=ready)
+
+
+def _fit_closed_form(data: Interactions, config: Config, ks: tuple[int, ...], device: torch.device) -> Run:
+    train, sizes = data.train.to(device), (data.num_users, data.num_items)
+    start = time.perf_counter()
+    outcome: Run
+    if config.model.model == "ease":
+        weights = ease_weights(train, *sizes, config.ease)
+        outcome = Run(config, item_scorer(UserRows(train, *sizes), weights), TrainResult(), item_weights=weights)
+    elif config.model.model == "gfcf":
+        users, items = gfcf_factors(train, *sizes, config.gfcf)
+        scorer = gfcf_scorer(train, *sizes, users, items)
+        outcome = Run(config, scorer, TrainResult(), factors={"users": users, "items": items})
+    else:
+        counts = popularity_embeddings(train, *sizes)
+        outcome = Run(config, dot_scorer(*counts), TrainResult(), embeddings=counts)
+    outcome.preparation_seconds["fit"] = time.perf_counter() - start
+    if data.valid.size(1):
+        outcome.result.validation = rank(data, outcome.scorer, "valid", ks=ks, device=device).mean()
+    return outcome
+
+
+def run(
+    data: Interactions,
+    config: Config = Config(),
+    *,
+    channels: Channels | None = None,
+    ks: tuple[int, ...] = (10, 20, 50),
+    mask_validation: bool = False,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+    on_evaluation: Callable[[int, dict[str, float]], None] | None = None,
+) -> Run:
+    """:func:`fit` a model, then score the test split once.
+
+    Args:
+        mask_validation: leave validation items out of the test ranking.
+        data, config, channels, ks, device, progress, on_evaluation: as in :func:`fit`.
+    """
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    outcome = fit(data, config, channels=channels, ks=ks, device=target, progress=progress, on_evaluation=on_evaluation)
+    ranking = rank(data, outcome.scorer, "test", ks=ks, mask_validation=mask_validation, device=target)
+    groups = _by_degree(data, ranking)
+    return replace(outcome, test=ranking.mean(), ranking=ranking, **groups)
 
 
 def _by_degree(data: Interactions, ranking: Ranking) -> dict[str, dict[str, dict[str, float]]]:

@@ -16,10 +16,11 @@ from torch import Tensor
 from .evaluation import Ranking, evaluate, rank_items
 from .experiment import Run
 from .interactions import IdMap, Interactions
-from .scoring import dot_scorer
+from .scoring import Scorer, UserRows, dot_scorer, item_scorer
 
 WEIGHTS, METADATA = "model.safetensors", "model.json"
 _FORMAT = 1
+_RANKING = ("users", "items", "item_weights", "history")
 
 
 class CheckpointError(ValueError):
@@ -34,48 +35,69 @@ class Recommendation:
     items: np.ndarray
     """raw item ids"""
     scores: np.ndarray
-    """inner products, float32"""
+    """what the model ranks by: inner products, or sums of item-item weights; float32"""
 
 
 @dataclass(frozen=True)
 class Recommender:
-    """Embeddings that rank, with the ids and the seen items that belong to them.
+    """What ranks, with the ids and the seen items that belong to it.
+
+    A model ranks by user and item embeddings, or by item-item weights and the training items of the user. One that
+    does neither (GF-CF, DiffRec) can be kept for the record: its checkpoint holds the weights, but neither recommends
+    nor is evaluated.
 
     Args:
-        users: user embeddings ``[M, d]``.
-        items: item embeddings ``[N, d]``.
+        users: user embeddings ``[M, d]``, or ``None``.
+        items: item embeddings ``[N, d]``, or ``None``.
         user_ids, item_ids: raw ids of the rows.
         seen: pairs ``[2, E]`` that are not recommended again.
         config: settings of the training run, for the record.
         weights: parameters of the trained model by name.
+        item_weights: item-item weights ``[N, N]``; a user's scores are the sum of the rows of ``history``.
+        history: training pairs ``[2, E]`` that ``item_weights`` are summed over.
     """
 
-    users: Tensor
-    items: Tensor
+    users: Tensor | None
+    items: Tensor | None
     user_ids: IdMap
     item_ids: IdMap
     seen: Tensor
     config: dict[str, Any] = field(default_factory=dict)
     weights: dict[str, Tensor] = field(default_factory=dict)
+    item_weights: Tensor | None = None
+    history: Tensor | None = None
 
     @classmethod
     def from_run(cls, run: Run, data: Interactions) -> Recommender:
-        """The recommender of a training run; items of the training and validation splits count as seen.
-
-        Raises:
-            ValueError: if the model of the run does not rank by embeddings.
-        """
-        if run.embeddings is None:
-            raise ValueError(f"{run.config.model.model} does not rank by embeddings, which a recommender keeps")
-        users, items = run.embeddings
+        """The recommender of a training run; items of the training and validation splits count as seen."""
+        users, items = (None, None) if run.embeddings is None else (table.cpu() for table in run.embeddings)
+        weights = run.factors if run.model is None else run.model.state_dict()
         return cls(
-            users.cpu(),
-            items.cpu(),
+            users,
+            items,
             data.user_ids,
             data.item_ids,
             torch.cat([data.train, data.valid], dim=1),
             run.config.to_dict(),
-            {name: value.cpu() for name, value in run.model.state_dict().items()} if run.model is not None else {},
+            {name: value.cpu() for name, value in weights.items()},
+            None if run.item_weights is None else run.item_weights.cpu(),
+            None if run.item_weights is None else data.train,
+        )
+
+    def scorer(self) -> Scorer:
+        """What ranks, for rows of users and items.
+
+        Raises:
+            ValueError: if the model ranks neither by embeddings nor by item-item weights.
+        """
+        if self.users is not None and self.items is not None:
+            return dot_scorer(self.users, self.items)
+        if self.item_weights is not None and self.history is not None:
+            return item_scorer(UserRows(self.history, len(self.user_ids), len(self.item_ids)), self.item_weights)
+        name = self.config.get("model", {}).get("model", "this model")
+        raise ValueError(
+            f"a checkpoint of {name} only keeps weights and settings: {name} ranks neither by embeddings nor by "
+            "item-item weights; use the scorer of infodcl_geo.experiment.run"
         )
 
     def recommend(self, users: Sequence[Any], k: int = 10, *, exclude_seen: bool = True) -> list[Recommendation]:
@@ -88,14 +110,14 @@ class Recommender:
 
         Raises:
             UnknownIdError: if a user is not among the trained ones.
-            ValueError: if ``k`` is not positive.
+            ValueError: if ``k`` is not positive, or the checkpoint cannot rank, see :meth:`scorer`.
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
         rows = torch.from_numpy(self.user_ids.encode(np.asarray(users)))
         distinct, place = rows.unique(return_inverse=True)
         items, scores = rank_items(
-            dot_scorer(self.users, self.items),
+            self.scorer(),
             distinct,
             k,
             num_users=len(self.user_ids),
@@ -155,7 +177,7 @@ class Recommender:
                 unknown = int((~matched).sum())
             known[name] = torch.from_numpy(rows[:, matched])
         ranking = evaluate(
-            dot_scorer(self.users, self.items),
+            self.scorer(),
             known[split],
             num_users=len(self.user_ids),
             num_items=len(self.item_ids),
@@ -165,15 +187,17 @@ class Recommender:
         return ranking, known["train"], unknown
 
     def save(self, folder: str | PathLike[str]) -> None:
-        """Write ``model.safetensors`` (weights, embeddings, seen pairs) and ``model.json`` (settings, id maps)."""
+        """Write ``model.safetensors`` (weights, what ranks, seen pairs) and ``model.json`` (settings, id maps)."""
         from safetensors.torch import save_file
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"weights.{name}": value.contiguous() for name, value in self.weights.items()}
-        tensors |= {"users": self.users.contiguous(), "items": self.items.contiguous(), "seen": self.seen.contiguous()}
-        # A second name for a tensor's memory is refused by the format.
-        save_file({name: value.clone() for name, value in tensors.items()}, folder / WEIGHTS)
+        ranking = {name: getattr(self, name) for name in (*_RANKING, "seen")}
+        tensors |= {name: value.contiguous() for name, value in ranking.items() if value is not None}
+        # A second name for a tensor's memory is refused by the format; the one large matrix has no other.
+        tensors = {name: value if name == "item_weights" else value.clone() for name, value in tensors.items()}
+        save_file(tensors, folder / WEIGHTS)
         content = {
             "format": _FORMAT,
             "config": self.config,
@@ -198,7 +222,8 @@ class Recommender:
             if content["format"] > _FORMAT:
                 raise CheckpointError(f"{folder / METADATA}: written by a newer version, format {content['format']}")
             tensors = load_file(folder / WEIGHTS)
-            users, items, seen = (tensors.pop(name) for name in ("users", "items", "seen"))
+            users, items, item_weights, history = (tensors.pop(name, None) for name in _RANKING)
+            seen = tensors.pop("seen")
             return cls(
                 users,
                 items,
@@ -207,6 +232,8 @@ class Recommender:
                 seen,
                 content["config"],
                 {name.removeprefix("weights."): value for name, value in tensors.items()},
+                item_weights,
+                history,
             )
         except FileNotFoundError as error:
             missing = Path(error.filename or WEIGHTS).name

@@ -1,6 +1,9 @@
 """Complete recommenders over the layers of :mod:`infodcl_geo.nn`."""
 
 from .base import EmbeddingModel, Model
+from .diffrec import DiffRec, DiffRecOptions
+from .ease import EASEOptions, ease_weights
+from .gfcf import GFCFOptions, gfcf_factors, gfcf_scorer
 from .infodcl import InfoDCL, InfoDCLOptions
 from .lightgcl import LightGCL, LightGCLOptions
 from .lightgcn import LightGCN
@@ -12,7 +15,11 @@ from .simgcl import SimGCL, SimGCLOptions, XSimGCL, XSimGCLOptions
 __all__ = [
     "NCL",
     "SGL",
+    "DiffRec",
+    "DiffRecOptions",
+    "EASEOptions",
     "EmbeddingModel",
+    "GFCFOptions",
     "InfoDCL",
     "InfoDCLOptions",
     "LightGCL",
@@ -25,5 +32,8 @@ __all__ = [
     "SimGCLOptions",
     "XSimGCL",
     "XSimGCLOptions",
+    "ease_weights",
+    "gfcf_factors",
+    "gfcf_scorer",
     "popularity_embeddings",
 ]

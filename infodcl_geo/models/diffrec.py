@@ -1,0 +1,188 @@
+"""DiffRec: diffusion of each user's row of interactions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..nn.diffusion import time_encoding
+from ..sampling import Batch
+from ..scoring import Scorer, UserRows, chunk_scorer
+from .base import Model
+
+_DECAY = 0.9
+_FLOOR = 1e-3
+
+
+@dataclass(frozen=True)
+class DiffRecOptions:
+    """Hyper-parameters of DiffRec; of the shared ones only those of the training loop concern it.
+
+    Args:
+        hidden: width of the denoiser's hidden layer.
+        steps: T, steps of the forward and of the reverse process.
+        noise_scale: s, which scales the noise of all steps.
+        noise_min: share of s that is the noise variance of step 1.
+        noise_max: share of s that is the noise variance of step T.
+        time_dim: size of the encoding of the step.
+        dropout: share of the denoiser's inputs that training sets to zero.
+        reweight: weigh the steps by their signal-to-noise ratios, as the bound of the likelihood does; False weighs
+            them alike.
+        importance: draw the steps with large losses more often, instead of all alike.
+    """
+
+    hidden: int = 200
+    steps: int = 5
+    noise_scale: float = 0.01
+    noise_min: float = 0.05
+    noise_max: float = 0.5
+    time_dim: int = 10
+    dropout: float = 0.5
+    reweight: bool = True
+    importance: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "steps", "time_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is a share below 1, not {self.dropout}")
+        if not 0 < self.noise_scale * self.noise_min <= self.noise_scale * self.noise_max < 1:
+            raise ValueError(
+                "noise_scale times noise_min and times noise_max must ascend between 0 and 1, not "
+                f"{self.noise_scale} times {self.noise_min} and {self.noise_max}"
+            )
+
+
+class DiffRec(Model):
+    r"""DiffRec (Wang et al., SIGIR 2023): a diffusion model of users' interactions.
+
+    The row :math:`x_0 \in \{0, 1\}^N` of a user is noised (eq. 1 and 8) and an MLP predicts it from what is left:
+
+    .. math::
+        x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon, \qquad
+        1 - \bar\alpha_t = s \left(\gamma_{min} + \tfrac{t-1}{T-1} (\gamma_{max} - \gamma_{min})\right)
+
+    .. math::
+        \mathcal L_t = w_t \|x_0 - \hat x_\theta(x_t, t)\|_2^2, \quad w_1 = 1, \quad
+        w_t = \tfrac12 \left(\frac{\bar\alpha_{t-1}}{1-\bar\alpha_{t-1}} - \frac{\bar\alpha_t}{1-\bar\alpha_t}\right)
+
+    (eq. 12 and 13; here divided by the mean of :math:`w`, to which Adam is blind). Inference starts from
+    :math:`\hat x_T = x_0` (T' = 0 steps of corruption) and takes T reverse steps along the means of the posterior,
+
+    .. math::
+        \hat x_{t-1} = \frac{\sqrt{\bar\alpha_{t-1}}\,(1-\alpha_t)}{1-\bar\alpha_t}\, \hat x_\theta(\hat x_t, t)
+            + \frac{\sqrt{\alpha_t}\,(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}\, \hat x_t
+
+    whose last is :math:`\hat x_\theta(\hat x_1, 1)`; nothing is random (eq. 10 without variance).
+
+    A batch of the training loop holds interactions, a step of DiffRec users: those whose first item (of the smallest
+    number) is in the batch with them. So each user is diffused once an epoch, as in the authors' program, where all
+    users of the batch would come up again with each of their items. A batch may have no such user; its loss is zero.
+
+    With ``importance`` the step t is drawn with probability :math:`p_t \propto \sqrt{E[\mathcal L_t^2]}` and the loss
+    divided by :math:`T p_t` (section 3.2.3); the expectation is a moving average over batches (the authors': over the
+    last ten rows), until all steps were seen all are as likely.
+
+    Args:
+        interactions: training pairs, int64 ``[2, E]``.
+        num_users, num_items: M and N.
+        options: see :class:`DiffRecOptions`.
+    """
+
+    alpha_bar: Tensor
+    step_weight: Tensor
+    squared_loss: Tensor
+
+    def __init__(
+        self, interactions: Tensor, num_users: int, num_items: int, *, options: DiffRecOptions = DiffRecOptions()
+    ) -> None:
+        super().__init__()
+        self.options = options
+        self.rows = UserRows(interactions, num_users, num_items)
+        ramp = torch.linspace(options.noise_min, options.noise_max, options.steps, dtype=torch.float64)
+        # Position t holds step t; the first is the clean row.
+        alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), 1 - options.noise_scale * ramp])
+        weight = torch.ones(options.steps, dtype=torch.float64)
+        if options.reweight:
+            ratio = alpha_bar[1:] / (1 - alpha_bar[1:])
+            weight[1:] = 0.5 * (ratio[:-1] - ratio[1:])
+            weight /= weight.mean()
+        self.register_buffer("alpha_bar", alpha_bar.float(), persistent=False)
+        self.register_buffer("noise", (1 - alpha_bar).float(), persistent=False)
+        self.register_buffer("step_weight", weight.float(), persistent=False)
+        self.register_buffer("squared_loss", torch.zeros(options.steps), persistent=False)
+        self.time = nn.Linear(options.time_dim, options.time_dim)
+        self.encoder = nn.Linear(num_items + options.time_dim, options.hidden)
+        self.decoder = nn.Linear(options.hidden, num_items)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for layer in (self.time, self.encoder, self.decoder):
+            nn.init.xavier_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        super()._apply(fn, recurse)
+        self.rows = self.rows.to(self.alpha_bar.device)
+        return self
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Predicted rows ``[B, N]`` from noised ones ``[B, N]`` at steps ``t`` ``[B]`` in ``1..T``."""
+        encoding = self.time(time_encoding(t, self.options.time_dim))
+        return self.decoder(torch.tanh(self.encoder(torch.cat([x, encoding], dim=1))))
+
+    def step_probability(self) -> Tensor:
+        """Probabilities ``[T]`` with which the steps are drawn."""
+        uniform = torch.full_like(self.squared_loss, 1 / self.options.steps)
+        if not self.options.importance:
+            return uniform
+        share = self.squared_loss.sqrt()
+        share = (1 - _FLOOR) * share / share.sum() + _FLOOR * uniform
+        return torch.where((self.squared_loss > 0).all(), share, uniform)
+
+    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        first = self.rows.items[self.rows.end[batch.users] - self.rows.degree[batch.users]]
+        x = self.rows.dense(batch.users[batch.positives == first])
+        probability = self.step_probability()
+        count = x.size(0)
+        k = torch.zeros(0, dtype=torch.int64, device=x.device)
+        if count:
+            k = torch.multinomial(probability, count, replacement=True, generator=generator)
+        level = self.alpha_bar[k + 1].unsqueeze(1)
+        noise = torch.randn(x.shape, generator=generator, device=x.device)
+        noised = level.sqrt() * x + self.noise[k + 1].unsqueeze(1).sqrt() * noise
+        if self.options.dropout:
+            kept = torch.rand(x.shape, generator=generator, device=x.device) >= self.options.dropout
+            noised = noised * kept / (1 - self.options.dropout)
+        losses = self.step_weight[k] * (x - self(noised, k + 1)).square().sum(1)
+        if self.options.importance:
+            self._remember(k, losses.detach())
+            losses = losses / (self.options.steps * probability[k])
+        return {"recon": losses.sum() / max(count, 1)}
+
+    def _remember(self, k: Tensor, losses: Tensor) -> None:
+        """Move the mean squared loss of the steps ``k`` that were drawn towards that of the batch."""
+        sums = torch.zeros_like(self.squared_loss).index_add_(0, k, losses.square())
+        counts = torch.bincount(k, minlength=self.options.steps)
+        mean = sums / counts.clamp(min=1)
+        moved = torch.where(self.squared_loss > 0, _DECAY * self.squared_loss + (1 - _DECAY) * mean, mean)
+        self.squared_loss = torch.where(counts > 0, moved, self.squared_loss)
+
+    @torch.no_grad()
+    def predict(self, users: Tensor) -> Tensor:
+        """Rows ``[B, N]`` at the end of the reverse process of ``users`` ``[B]``."""
+        x = self.rows.dense(users)
+        for t in range(self.options.steps, 0, -1):
+            predicted = self(x, torch.full_like(users, t))
+            before, after = self.alpha_bar[t - 1], self.alpha_bar[t]
+            alpha = after / before
+            noise_before, noise_after = self.noise[t - 1], self.noise[t]
+            step_noise = (noise_after - noise_before) / before  # 1 - alpha, without cancellation
+            x = before.sqrt() * step_noise / noise_after * predicted + alpha.sqrt() * noise_before / noise_after * x
+        return x
+
+    def scorer(self) -> Scorer:
+        return chunk_scorer(self.predict, lambda scores, window: scores[:, window].clone())

@@ -1,0 +1,99 @@
+"""GF-CF: graph filters over the item-item graph, in closed form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..channels import spectral_embeddings
+from ..graph import csr_parts, normalized_interactions
+from ..scoring import Scorer, UserRows, chunk_scorer
+
+
+@dataclass(frozen=True)
+class GFCFOptions:
+    """Hyper-parameters of GF-CF; those of other models, and the seed, do not concern it.
+
+    Args:
+        components: k, singular vectors that the ideal low-pass filter lets pass.
+        alpha: weight of the ideal low-pass filter beside the linear one.
+    """
+
+    components: int = 256
+    alpha: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.components < 1:
+            raise ValueError(f"components must be at least 1, not {self.components}")
+        if self.alpha < 0:
+            raise ValueError(f"alpha is a weight and cannot be negative: {self.alpha}")
+
+
+def gfcf_factors(
+    interactions: Tensor, num_users: int, num_items: int, options: GFCFOptions = GFCFOptions()
+) -> tuple[Tensor, Tensor]:
+    r"""The ideal low-pass filter of GF-CF as a product of two thin matrices.
+
+    With :math:`V_k` the k right singular vectors of :math:`\tilde R` of largest singular value and D the
+    items' degrees,
+
+    .. math:: \alpha R D^{-1/2} V_k V_k^\top D^{1/2} = P Q^\top, \quad P = \alpha R D^{-1/2} V_k, \quad Q = D^{1/2} V_k
+
+    Args:
+        interactions: training pairs, int64 ``[2, E]``; the decomposition runs on the CPU.
+        num_users, num_items: M and N.
+        options: see :class:`GFCFOptions`.
+
+    Returns:
+        P ``[M, k]`` and Q ``[N, k]``, float32, on the device of ``interactions``. Where the matrix has fewer than k
+        singular values above rounding, the columns left over are zero.
+    """
+    pairs = interactions.cpu()
+    _, scaled = spectral_embeddings(pairs, num_users, num_items, options.components)
+    length = scaled.norm(dim=0)
+    # A singular value at rounding has no vector that means anything.
+    vectors = torch.where(length > 1e-4 * length.max(), scaled / length.clamp(min=1e-30), 0.0)
+    user_degree = torch.bincount(pairs[0], minlength=num_users).unsqueeze(1)
+    item_degree = torch.bincount(pairs[1], minlength=num_items).unsqueeze(1)
+    users = options.alpha * user_degree.sqrt() * (normalized_interactions(pairs, num_users, num_items) @ vectors)
+    return users.to(interactions.device), (item_degree.sqrt() * vectors).to(interactions.device)
+
+
+def gfcf_scorer(interactions: Tensor, num_users: int, num_items: int, users: Tensor, items: Tensor) -> Scorer:
+    r"""Scores of GF-CF (Shen et al., CIKM 2021, eq. 13):
+
+    .. math::
+        s_u = r_u \left(\tilde R^\top \tilde R + \alpha D^{-1/2} V_k V_k^\top D^{1/2}\right), \qquad
+        \tilde R = D_u^{-1/2} R D^{-1/2}
+
+    The linear filter is applied as two sparse products, for a chunk of B users and a slice of n items: beside the
+    scores it holds :math:`(M + N) B` numbers, never M x N or N x N.
+
+    Args:
+        interactions: training pairs, int64 ``[2, E]``.
+        num_users, num_items: M and N.
+        users, items: P ``[M, k]`` and Q ``[N, k]`` of :func:`gfcf_factors`.
+    """
+    graph = normalized_interactions(interactions, num_users, num_items)
+    pointers, col, value, _ = csr_parts(graph.t().matrix)
+    rows = UserRows(interactions, num_users, num_items)
+
+    def prepare(chosen: Tensor) -> tuple[Tensor, Tensor]:
+        return graph @ rows.dense(chosen).T, users[chosen]
+
+    def score(prepared: tuple[Tensor, Tensor], window: slice) -> Tensor:
+        smoothed, factors = prepared
+        start, stop, _ = window.indices(num_items)
+        begin, end = int(pointers[start]), int(pointers[stop])
+        columns = torch.sparse_csr_tensor(
+            pointers[start : stop + 1] - begin,
+            col[begin:end],
+            value[begin:end],
+            size=(stop - start, num_users),
+            check_invariants=False,
+        )
+        return torch.addmm((columns @ smoothed).T, factors, items[start:stop].T)
+
+    return chunk_scorer(prepare, score)
