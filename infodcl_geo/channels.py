@@ -79,9 +79,9 @@ ChannelBuilder: TypeAlias = Callable[[Interactions, Vectors], Channel]
 """Makes a channel from interactions (of which it must read the training split alone) and pretrained vectors."""
 
 
-def _weighted_mean(graph: Graph, x: Tensor, fallback: Tensor) -> Tensor:
+def weighted_mean(graph: Graph, x: Tensor, fallback: Tensor) -> Tensor:
     """Row-wise weighted mean of ``x`` over the neighbours; rows without neighbours take ``fallback``."""
-    total = graph @ torch.ones(x.size(0), 1, dtype=x.dtype)
+    total = graph @ x.new_ones(x.size(0), 1)
     return torch.where(total > 0, (graph @ x) / total.clamp(min=torch.finfo(x.dtype).tiny), fallback)
 
 
@@ -116,7 +116,7 @@ def item_similarity_metadata(
         Metadata ``[num_items, d]``.
     """
     graph = interaction_graph(interactions, num_users, num_items)
-    return _weighted_mean(_unweighted(jaccard_graph(graph.t(), top_k=top_k)), item_vectors, item_vectors)
+    return weighted_mean(_unweighted(jaccard_graph(graph.t(), top_k=top_k)), item_vectors, item_vectors)
 
 
 def user_similarity_metadata(interactions: Tensor, num_users: int, num_items: int, user_vectors: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ def user_similarity_metadata(interactions: Tensor, num_users: int, num_items: in
     """
     graph = interaction_graph(interactions, num_users, num_items)
     smoothed = 0.5 * (user_vectors + jaccard_mean(graph, user_vectors))
-    return _weighted_mean(graph.t(), smoothed, smoothed.mean(0, keepdim=True))
+    return weighted_mean(graph.t(), smoothed, smoothed.mean(0, keepdim=True))
 
 
 def spectral_embeddings(
@@ -188,7 +188,7 @@ class ItemSimilarity:
 
     def __call__(self, data: Interactions, vectors: Vectors) -> Channel:
         similar = jaccard_graph(interaction_graph(data.train, data.num_users, data.num_items).t(), top_k=self.top_k)
-        metadata = _weighted_mean(_unweighted(similar), vectors.items, vectors.items)
+        metadata = weighted_mean(_unweighted(similar), vectors.items, vectors.items)
         source = f"the {self.top_k} most similar items by training users, {similar.num_edges} edges"
         return Channel("item", metadata, source, _has_edges(similar), similar, "items")
 
@@ -246,9 +246,9 @@ class Social:
         if not self.directed:
             matrix = to_scipy(friends.matrix)
             friends = Graph(from_scipy(matrix.maximum(matrix.T)), symmetric=True)
-        smoothed = 0.5 * (vectors.users + _weighted_mean(friends, vectors.users, vectors.users))
+        smoothed = 0.5 * (vectors.users + weighted_mean(friends, vectors.users, vectors.users))
         by_item = interaction_graph(data.train, data.num_users, data.num_items).t()
-        metadata = _weighted_mean(by_item, smoothed, smoothed.mean(0, keepdim=True))
+        metadata = weighted_mean(by_item, smoothed, smoothed.mean(0, keepdim=True))
         covered = (by_item @ _has_edges(friends).float().unsqueeze(1)).squeeze(1) > 0
         return Channel(self.name, metadata, social.source, covered, friends, "users")
 
@@ -320,7 +320,7 @@ class Knowledge:
             rows = np.sqrt(np.asarray(weights.multiply(weights).sum(1)).ravel())
             unit = (sp.diags_array(_reciprocal(rows)) @ weights).tocsr()
             similar = _top_k_product(unit, unit.T.tocsr(), self.top_k)
-            metadata = _weighted_mean(similar, vectors.items, vectors.items)
+            metadata = weighted_mean(similar, vectors.items, vectors.items)
         else:
             to_entities = sp.diags_array(_reciprocal(np.asarray(weights.sum(0)).ravel())) @ weights.T
             to_items = sp.diags_array(_reciprocal(np.asarray(weights.sum(1)).ravel())) @ weights
@@ -432,7 +432,7 @@ def _described_by(
     values = _standardised(features)
     similar = _cosine_graph(values, features.covered, top_k)
     if aggregate == "neighbours":
-        metadata = _weighted_mean(similar, vectors.items, vectors.items)
+        metadata = weighted_mean(similar, vectors.items, vectors.items)
         return Channel(name, metadata, source, _has_edges(similar), similar, "items")
     return Channel(name, _reduced(values, vectors.items.size(1)), source, features.covered, similar, "items")
 

@@ -2,13 +2,18 @@
 
 from .diffusion import Denoiser, ForwardDiffusion, alpha_bar, time_encoding
 from .losses import balance_loss, bpr_loss, embedding_penalty, reconstruction_loss
+from .propagation import NeighbourMean, Propagation, UserToItem, as_graph
 from .psnet import PSNet, batch_basis, population_basis
 
 __all__ = [
     "Denoiser",
     "ForwardDiffusion",
+    "NeighbourMean",
     "PSNet",
+    "Propagation",
+    "UserToItem",
     "alpha_bar",
+    "as_graph",
     "balance_loss",
     "batch_basis",
     "bpr_loss",
