@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..channels import spectral_embeddings
 from ..graph import csr_parts, normalized_interactions
 from ..scoring import Scorer, UserRows, chunk_scorer
+from ..spectral import truncated_svd
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,20 @@ def gfcf_factors(
         options: see :class:`GFCFOptions`.
 
     Returns:
-        P ``[M, k]`` and Q ``[N, k]``, float32, on the device of ``interactions``. Where the matrix has fewer than k
-        singular values above rounding, the columns left over are zero.
+        P ``[M, k]`` and Q ``[N, k]``, float32, on the device of ``interactions``, with k at most ``min(M, N) - 1``.
+        Where the matrix has fewer than k singular values above rounding, the columns left over are zero.
+
+    Raises:
+        ValueError: if there are fewer than two users or items.
     """
     pairs = interactions.cpu()
-    _, scaled = spectral_embeddings(pairs, num_users, num_items, options.components)
-    length = scaled.norm(dim=0)
+    graph = normalized_interactions(pairs, num_users, num_items)
+    _, values, right = truncated_svd(graph, min(options.components, min(num_users, num_items) - 1))
     # A singular value at rounding has no vector that means anything.
-    vectors = torch.where(length > 1e-4 * length.max(), scaled / length.clamp(min=1e-30), 0.0)
+    vectors = torch.where(values > 1e-6 * values[0], right, 0.0)
     user_degree = torch.bincount(pairs[0], minlength=num_users).unsqueeze(1)
     item_degree = torch.bincount(pairs[1], minlength=num_items).unsqueeze(1)
-    users = options.alpha * user_degree.sqrt() * (normalized_interactions(pairs, num_users, num_items) @ vectors)
+    users = options.alpha * user_degree.sqrt() * (graph @ vectors)
     return users.to(interactions.device), (item_degree.sqrt() * vectors).to(interactions.device)
 
 
