@@ -1,0 +1,212 @@
+"""What a channel is worth: no channel, similarity, a real graph, its shuffle, both, and metadata lost to noise.
+
+    python benchmarks/channels.py --data ../shared/data/lastfm --social ../shared/data/lastfm/social.tsv \\
+        --noise 0.3 0.7 1.0 --out benchmarks/results/channels_lastfm.csv
+    python benchmarks/channels.py --data ../shared/data/ml-100k --knowledge ../shared/data/ml-100k/ml-100k.kg --out ...
+    python benchmarks/channels.py --data ../shared/data/tiktok --features ../shared/data/tiktok/audio_feat.npy --out ...
+    python benchmarks/channels.py --data demo --social planted --epochs 60 --out ...
+
+Only the channel differs: ``no channel`` has the objective that InfoDCL leaves when its diffusion is taken away, BPR and
+the penalty in InfoDCL's proportion with InfoDCL's learning rate, start and propagation. ``real graph shuffled`` is made
+like ``real graph``, from edges that keep every degree and are exchanged anew for each seed. ``noise`` replaces a share
+of the rows of the real graph's metadata, other ones for each seed, by Gaussian rows of the same root mean square.
+
+The epoch is chosen on validation, the test split scored once a run. Runs already in the CSV are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from tabulate import tabulate
+
+from infodcl_geo.channels import Channel, ItemSimilarity, Knowledge, Modal, Social, UserSimilarity, Vectors
+from infodcl_geo.datasets import Demo, demo
+from infodcl_geo.diagnostics import inspect_channel, shuffled
+from infodcl_geo.experiment import Config, default_config, pretrain, run
+from infodcl_geo.graph import Graph
+from infodcl_geo.interactions import Interactions, load_interactions
+from infodcl_geo.side_information import KnowledgeGraph, SocialGraph, load_features, load_knowledge, load_social
+
+NO_CHANNEL, SIMILARITY, REAL, SHUFFLED, BOTH = VARIANTS = (
+    "no channel",
+    "similarity only",
+    "real graph",
+    "real graph shuffled",
+    "both",
+)
+METRICS = ("recall@20", "ndcg@20")
+
+
+def real_channel(options: argparse.Namespace, data: Interactions, planted: Demo | None, vectors: Vectors) -> Channel:
+    """The channel of the real graph."""
+    if options.social:
+        social = planted.social if planted else load_social(options.social, data)
+        return Social(social, directed=options.directed)(data, vectors)
+    if options.knowledge:
+        if planted:
+            graph = KnowledgeGraph.from_item_facts(planted.knowledge, data.num_items, planted.relation_names)
+        else:
+            graph = load_knowledge(options.knowledge, data)
+        return Knowledge(graph)(data, vectors)
+    return Modal(load_features(options.features, data))(data, vectors)
+
+
+def shuffled_channel(channel: Channel, data: Interactions, vectors: Vectors, seed: int) -> Channel:
+    """The same channel from a shuffled graph."""
+    assert channel.graph is not None
+    graph = shuffled(channel.graph, torch.Generator().manual_seed(seed))
+    if channel.over == "users":
+        # The channel's graph is what its friends were taken from, whichever way the edges were read.
+        return Social(SocialGraph(graph, f"{channel.source}, shuffled"), name=channel.name)(data, vectors)
+    return replace(channel, metadata=item_mean(graph, vectors), graph=graph, source=f"{channel.source}, shuffled")
+
+
+def item_mean(graph: Graph, vectors: Vectors) -> torch.Tensor:
+    """Weighted mean of the neighbours' vectors, as the channels over items make it; without neighbours an own one."""
+    total = graph @ torch.ones(graph.shape[1], 1)
+    return torch.where(total > 0, (graph @ vectors.items) / total.clamp(min=1e-30), vectors.items)
+
+
+def noisy_channel(channel: Channel, share: float, seed: int) -> Channel:
+    """A share of the metadata's rows replaced by Gaussian ones of the same root mean square."""
+    generator = torch.Generator().manual_seed(seed)
+    metadata = channel.metadata.clone()
+    rows = torch.randperm(len(metadata), generator=generator)[: round(share * len(metadata))]
+    scale = metadata.square().mean().sqrt()
+    metadata[rows] = scale * torch.randn(len(rows), metadata.size(1), generator=generator)
+    return replace(channel, metadata=metadata)
+
+
+def configuration(variant: str, options: argparse.Namespace, seed: int) -> Config:
+    """InfoDCL's settings; without a channel what is left of its objective, up to a factor that Adam does not see."""
+    config = default_config("infodcl", seed=seed, eval_every=options.eval_every)
+    if options.epochs is not None:
+        config = replace(config, training=replace(config.training, epochs=options.epochs))
+    if options.layers is not None:
+        config = replace(config, model=replace(config.model, num_layers=options.layers))
+    if variant != NO_CHANNEL:
+        return config
+    penalty = config.model.penalty / (1 - config.infodcl.reconstruction)
+    return replace(config, model=replace(config.model, model="mf", penalty=penalty))
+
+
+def one_run(data: Interactions, config: Config, channels: list[Channel]) -> dict[str, Any]:
+    outcome = run(data, config, channels=channels, ks=(20,), progress=False)
+    result = outcome.result
+    groups = {
+        f"test recall@20, {who} of degree {name}": group["recall@20"]
+        for who, by_degree in (("users", outcome.test_by_user_degree), ("items", outcome.test_by_item_degree))
+        for name, group in by_degree.items()
+        if "recall@20" in group
+    }
+    return {
+        "best_epoch": result.best_epoch,
+        "seconds_per_epoch": result.seconds_per_epoch,
+        **{f"valid {metric}": result.validation[metric] for metric in METRICS},
+        **{f"test {metric}": outcome.test[metric] for metric in METRICS},
+        **groups,
+    }
+
+
+def spread(values: pd.Series, digits: int, sign: str = "") -> str:
+    """Mean and, of several seeds, standard deviation."""
+    mean = f"{values.mean():{sign}.{digits}f}"
+    return f"{mean} ± {values.std():.{digits}f}" if len(values) > 1 else mean
+
+
+def noise_name(share: float) -> str:
+    return f"{REAL}, {100 * share:g}% noise"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="data set, in any format the library reads, or 'demo'")
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--social", help="edges between users; 'planted' for the demo's")
+    kind.add_argument("--knowledge", help="knowledge triples; 'planted' for the demo's")
+    kind.add_argument("--features", help="feature matrix of the items")
+    parser.add_argument("--directed", action="store_true", help="friends are those a user follows, not both ways")
+    parser.add_argument("--similarity", choices=("user", "item"), default="user", help="the similarity channel")
+    parser.add_argument("--out", required=True, type=Path, help="CSV of all runs; runs in it are not repeated")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=VARIANTS, metavar="NAME")
+    parser.add_argument("--noise", type=float, nargs="*", default=[], help="shares of rows, 0 is the real graph itself")
+    parser.add_argument("--epochs", type=int, help="at most so many; the model's default otherwise")
+    parser.add_argument("--layers", type=int, help="propagation layers; the model's default otherwise")
+    parser.add_argument("--eval-every", type=int, default=5, help="epochs between validations")
+    options = parser.parse_args()
+    planted = demo() if options.data == "demo" else None
+    data = planted.interactions if planted else load_interactions(options.data)
+
+    vectors = Vectors(*pretrain(data, default_config("infodcl"), device=torch.device("cpu"), progress=False))
+    similarity = (UserSimilarity() if options.similarity == "user" else ItemSimilarity())(data, vectors)
+    real = real_channel(options, data, planted, vectors)
+    print(inspect_channel(data, real).summary(), file=sys.stderr)
+
+    def channels_of(variant: str, seed: int) -> list[Channel]:
+        if variant in (NO_CHANNEL, SIMILARITY):
+            return [similarity] if variant == SIMILARITY else []
+        if variant == SHUFFLED:
+            return [shuffled_channel(real, data, vectors, seed)]
+        if variant in (REAL, BOTH):
+            return [real] if variant == REAL else [similarity, real]
+        return [noisy_channel(real, shares[variant], seed)]
+
+    shares = {noise_name(share): share for share in options.noise if share > 0}
+    variants = [*options.variants, *shares]
+    if 0 in options.noise and REAL not in variants:
+        variants.insert(len(options.variants), REAL)
+    rows = pd.read_csv(options.out).to_dict("records") if options.out.exists() else []
+    for seed in options.seeds:
+        for variant in variants:
+            config = configuration(variant, options, seed)
+            key = {"data": data.name, "variant": variant, "seed": seed, "epochs": config.training.epochs}
+            key |= {"layers": config.model.num_layers}
+            if any(all(row[name] == value for name, value in key.items()) for row in rows):
+                continue
+            rows.append({**key, **one_run(data, config, channels_of(variant, seed))})
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            pd.DataFrame(rows).to_csv(options.out, index=False)
+            print(
+                {name: rows[-1][name] for name in (*key, "best_epoch", "test recall@20")}, file=sys.stderr, flush=True
+            )
+
+    table = pd.DataFrame(rows)
+    table = table[
+        (table["data"] == data.name)
+        & (table["epochs"] == config.training.epochs)
+        & (table["layers"] == config.model.num_layers)
+        & table["seed"].isin(options.seeds)
+    ].set_index("seed")
+    columns = ["valid ndcg@20", "test recall@20", "test ndcg@20"]
+    summary = []
+    without = table[table["variant"] == NO_CHANNEL]
+    for variant in variants:
+        group = table[table["variant"] == variant]
+        cells = [spread(group[column], 4) for column in columns]
+        # Of the same seed, so with the same start and the same batches.
+        change = 100 * (group["test ndcg@20"] / without["test ndcg@20"] - 1)
+        summary.append([variant, *cells, spread(change.dropna(), 1, "+") if change.notna().any() else "-"])
+    headers = ["variant", *columns, "test ndcg@20 against no channel, %"]
+    print(tabulate(summary, headers=headers, tablefmt="github", disable_numparse=True))
+    print(f"\n{data.name}: {real!r}; {len(options.seeds)} seeds, mean ± standard deviation")
+    for who in ("users", "items"):
+        by_degree = [name for name in table.columns if name.startswith(f"test recall@20, {who}")]
+        cold = [
+            [variant, *(f"{table[table['variant'] == variant][name].mean():.4f}" for name in by_degree)]
+            for variant in variants
+        ]
+        headers = [f"recall@20 by degree of {who}", *(name.rpartition(" ")[2] for name in by_degree)]
+        print()
+        print(tabulate(cold, headers=headers, tablefmt="github", disable_numparse=True))
+
+
+if __name__ == "__main__":
+    main()
