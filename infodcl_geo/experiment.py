@@ -10,7 +10,17 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from .channels import Channel, ChannelBuilder, ItemSimilarity, UserSimilarity, Vectors, spectral_embeddings
+from .channels import (
+    Channel,
+    ChannelBuilder,
+    ItemSimilarity,
+    Knowledge,
+    Modal,
+    Social,
+    UserSimilarity,
+    Vectors,
+    spectral_embeddings,
+)
 from .evaluation import Ranking, by_item_degree, by_user_degree
 from .graph import normalized_adjacency
 from .interactions import Interactions
@@ -24,18 +34,35 @@ from .models.lightgcn import LightGCN
 from .models.ncl import NCL, NCLOptions
 from .models.popularity import popularity_embeddings
 from .models.sgl import SGL, SGLOptions
+from .models.simdiff import SimDiff, SimDiffOptions
 from .models.simgcl import SimGCL, SimGCLOptions, XSimGCL, XSimGCLOptions
 from .scoring import Scorer, UserRows, dot_scorer, item_scorer
+from .side_information import load_features, load_knowledge, load_social
 from .training import TrainOptions, TrainResult, rank, train
 
 Channels: TypeAlias = Mapping[str, Tensor] | Sequence[Channel | ChannelBuilder]
 """Metadata ``[num_items, d]`` by name, or channels, ready or to be built."""
 
 ModelName = Literal[
-    "diffrec", "ease", "gfcf", "infodcl", "lightgcl", "lightgcn", "mf", "ncl", "popularity", "sgl", "simgcl", "xsimgcl"
+    "diffrec",
+    "ease",
+    "gfcf",
+    "infodcl",
+    "lightgcl",
+    "lightgcn",
+    "mf",
+    "ncl",
+    "popularity",
+    "sgl",
+    "simdiff",
+    "simgcl",
+    "xsimgcl",
 ]
 CLOSED_FORMS: frozenset[ModelName] = frozenset({"ease", "gfcf", "popularity"})
 """Models that are fitted at once: without epochs, the same whatever the seed."""
+
+WITH_CHANNELS: frozenset[ModelName] = frozenset({"infodcl", "simdiff"})
+"""Models that read what is known of the items beside the interactions."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +76,16 @@ class ModelOptions:
         num_layers: propagation layers.
         penalty: weight of the squared norms of the batch's embeddings.
         init_std: standard deviation of the initial embeddings.
-        channels: metadata channels of InfoDCL: 'item' (similar items), 'user' (similar users) or 'both'.
-        similar_items: neighbours of each item in the item channel.
+        channels: metadata channels of the models that read them, separated by commas: 'item' (similar items), 'user'
+            (similar users), 'social', 'knowledge', 'modal' (one for each file of features); 'both' is 'item,user'.
+        similar_items: neighbours of each item in the item, knowledge and modal channels.
+        social: file of edges between users, for the social channel.
+        knowledge: file of triples, for the knowledge channel.
+        links: file that says which entity each item is; see :func:`~infodcl_geo.side_information.load_knowledge`.
+        knowledge_method: how triples describe items: 'shared', 'propagate' or 'kge'.
+        features: files of item features, separated by commas, for the modal channels.
+        feature_metadata: what the modal channels hold: the reduced 'features', or pretrained vectors averaged over
+            'neighbours' that look alike.
         pretraining: vectors that the channels aggregate: 'svd' (closed form, seconds) or 'lightgcn' (trained first).
     """
 
@@ -59,8 +94,14 @@ class ModelOptions:
     num_layers: int = 1
     penalty: float = 0.01
     init_std: float = 0.02
-    channels: Literal["item", "user", "both"] = "user"
+    channels: str = "user"
     similar_items: int = 20
+    social: str | None = None
+    knowledge: str | None = None
+    links: str | None = None
+    knowledge_method: Literal["shared", "propagate", "kge"] = "shared"
+    features: str | None = None
+    feature_metadata: Literal["features", "neighbours"] = "features"
     pretraining: Literal["svd", "lightgcn"] = "svd"
 
     def __post_init__(self) -> None:
@@ -72,6 +113,21 @@ class ModelOptions:
         for name in ("num_layers", "penalty", "init_std"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} cannot be negative: {getattr(self, name)}")
+        chosen, needs = self.channel_names, {"social": "social", "knowledge": "knowledge", "modal": "features"}
+        for name in chosen:
+            if name not in ("item", "user", *needs):
+                raise ValueError(f"channels are item, user, social, knowledge and modal, not {name!r}")
+            if name in needs and getattr(self, needs[name]) is None:
+                raise ValueError(f"the {name} channel needs a file: give {needs[name]}")
+        for name, option in {**needs, "knowledge links": "links"}.items():
+            if getattr(self, option) is not None and name.split()[0] not in chosen:
+                raise ValueError(f"{option} is given, but channels={self.channels} has no {name.split()[0]!r}")
+
+    @property
+    def channel_names(self) -> list[str]:
+        """The names in ``channels``, each once."""
+        names = "item,user" if self.channels == "both" else self.channels
+        return list(dict.fromkeys(name.strip() for name in names.split(",")))
 
 
 @dataclass(frozen=True)
@@ -87,6 +143,7 @@ class Config:
     lightgcl: LightGCLOptions = field(default_factory=LightGCLOptions)
     ncl: NCLOptions = field(default_factory=NCLOptions)
     sgl: SGLOptions = field(default_factory=SGLOptions)
+    simdiff: SimDiffOptions = field(default_factory=SimDiffOptions)
     simgcl: SimGCLOptions = field(default_factory=SimGCLOptions)
     xsimgcl: XSimGCLOptions = field(default_factory=XSimGCLOptions)
 
@@ -111,6 +168,8 @@ def default_config(model: ModelName, **training: Any) -> Config:
         config = replace(config, model=ModelOptions(model, num_layers=1, penalty=0.011, init_std=0.006))
     elif model == "lightgcl":
         config = replace(config, model=ModelOptions(model, num_layers=2, penalty=0.036, init_std=0.01))
+    elif model == "simdiff":
+        config = replace(config, model=ModelOptions(model, num_layers=1, penalty=0.01, init_std=0.03))
     elif model in ("ncl", "sgl"):
         config = replace(config, model=ModelOptions(model, num_layers=2, penalty=0.004, init_std=0.03))
     elif model in ("simgcl", "xsimgcl"):
@@ -185,20 +244,30 @@ def pretrain(
     return users.cpu(), items.cpu()
 
 
-def channel_builders(options: ModelOptions) -> list[ChannelBuilder]:
-    """Builders of the channels that ``options`` ask for."""
+def channel_builders(options: ModelOptions, data: Interactions) -> list[ChannelBuilder]:
+    """Builders of the channels that ``options`` ask for, with their files read."""
     builders: list[ChannelBuilder] = []
-    if options.channels in ("item", "both"):
-        builders.append(ItemSimilarity(options.similar_items))
-    if options.channels in ("user", "both"):
-        builders.append(UserSimilarity())
+    for name in options.channel_names:
+        if name == "item":
+            builders.append(ItemSimilarity(options.similar_items))
+        elif name == "user":
+            builders.append(UserSimilarity())
+        elif name == "social":
+            builders.append(Social(load_social(options.social or "", data)))
+        elif name == "knowledge":
+            graph = load_knowledge(options.knowledge or "", data, links=options.links)
+            builders.append(Knowledge(graph, options.knowledge_method, options.similar_items))
+        else:
+            for path in (options.features or "").split(","):
+                features = load_features(path.strip(), data)
+                builders.append(Modal(features, options.feature_metadata, options.similar_items))
     return builders
 
 
 def build_channels(data: Interactions, config: Config, users: Tensor, items: Tensor) -> list[Channel]:
     """The channels that ``config`` asks for, from pretrained vectors ``[M, d]`` and ``[N, d]``."""
     vectors = Vectors(users, items)
-    return [build(data, vectors) for build in channel_builders(config.model)]
+    return [build(data, vectors) for build in channel_builders(config.model, data)]
 
 
 def _metadata(channels: Mapping[str, Tensor] | Sequence[Channel]) -> dict[str, Tensor]:
@@ -211,7 +280,7 @@ def _metadata(channels: Mapping[str, Tensor] | Sequence[Channel]) -> dict[str, T
 
 
 def build_model(data: Interactions, config: Config, channels: Mapping[str, Tensor] | Sequence[Channel]) -> Model:
-    """The model that ``config`` names, with weights from its seed; ``channels`` are read by InfoDCL alone."""
+    """The model that ``config`` names, with weights from its seed; ``channels`` are for those in ``WITH_CHANNELS``."""
     options = config.model
     torch.manual_seed(config.training.seed)
     graph = normalized_adjacency(data.train, data.num_users, data.num_items)
@@ -234,6 +303,20 @@ def build_model(data: Interactions, config: Config, channels: Mapping[str, Tenso
         return NCL(graph, data.num_users, data.num_items, dim=options.dim, options=config.ncl, **shared)
     if options.model == "sgl":
         return SGL(graph, data.num_users, data.num_items, dim=options.dim, options=config.sgl, **shared)
+    if options.model == "simdiff":
+        pretrained = None
+        if config.simdiff.target == "pretrained":
+            pretrained = pretrain(data, config, device=torch.device("cpu"), progress=False)
+        return SimDiff(
+            graph,
+            data.num_users,
+            data.num_items,
+            _metadata(channels),
+            dim=options.dim,
+            options=config.simdiff,
+            pretrained=pretrained,
+            **shared,
+        )
     if options.model == "simgcl":
         return SimGCL(graph, data.num_users, data.num_items, dim=options.dim, options=config.simgcl, **shared)
     if options.model == "xsimgcl":
@@ -257,7 +340,7 @@ def fit(
         data: interactions with their split.
         config: model and settings; see :func:`default_config`.
         channels: instead of the channels of ``config``: builders, ready channels, or metadata ``[num_items, d]`` by
-            name. Vectors are pretrained only where there is something to build.
+            name (for SimDiff features of any widths). Vectors are pretrained only where there is something to build.
         ks: cut-offs of the metrics.
         device: where to train; a CUDA device if there is one.
         progress: show progress bars.
@@ -267,10 +350,10 @@ def fit(
     if config.model.model in CLOSED_FORMS:
         return _fit_closed_form(data, config, ks, target)
     seconds: dict[str, float] = {}
-    if config.model.model != "infodcl":
+    if config.model.model not in WITH_CHANNELS:
         channels = {}
     elif channels is None:
-        channels = channel_builders(config.model)
+        channels = channel_builders(config.model, data)
     ready: list[Channel] = []
     if not isinstance(channels, Mapping):
         vectors: Vectors | None = None
