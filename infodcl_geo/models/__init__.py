@@ -10,6 +10,7 @@ from .lightgcn import LightGCN
 from .ncl import NCL, NCLOptions
 from .popularity import popularity_embeddings
 from .sgl import SGL, SGLOptions
+from .simdiff import SimDiff, SimDiffOptions
 from .simgcl import SimGCL, SimGCLOptions, XSimGCL, XSimGCLOptions
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
     "Model",
     "NCLOptions",
     "SGLOptions",
+    "SimDiff",
+    "SimDiffOptions",
     "SimGCL",
     "SimGCLOptions",
     "XSimGCL",

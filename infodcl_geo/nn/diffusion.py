@@ -1,17 +1,49 @@
-"""Noise schedules and the forward process of the diffusion, and the network that undoes it in one step."""
+"""Noise schedules, the forward process of the diffusion, the network that undoes it, and the reverse process."""
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 Schedule = Literal["linear", "exp", "cosine", "sqrt"]
+Sampler = Literal["mean", "ddpm", "ddim"]
 
 
-def alpha_bar(schedule: Schedule, steps: int) -> Tensor:
+@dataclass(frozen=True)
+class LinearNoise:
+    r"""The schedule whose noise rises evenly between two small levels (DiffRec eq. 8; DiffCL section 4.2.3):
+
+    .. math::
+        1 - \bar\alpha_t = s \left(\gamma_{min} + \tfrac{t-1}{T-1} (\gamma_{max} - \gamma_{min})\right)
+
+    Args:
+        scale: s, which scales the noise of all steps.
+        low: :math:`\gamma_{min}`, share of s that is the noise variance of step 1.
+        high: :math:`\gamma_{max}`, share of s that is the noise variance of step T.
+
+    Raises:
+        ValueError: unless ``0 < scale * low <= scale * high < 1``.
+    """
+
+    scale: float
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale * self.low <= self.scale * self.high < 1:
+            raise ValueError(
+                f"scale times low and times high must ascend between 0 and 1, not {self.scale} times {self.low} "
+                f"and {self.high}"
+            )
+
+
+def alpha_bar(schedule: Schedule | LinearNoise, steps: int) -> Tensor:
     r"""Cumulative signal level :math:`\bar\alpha_t = \prod_{s=1}^{t} \alpha_s` of a noise schedule (InfoDCL eq. 9).
 
     With :math:`\beta_t = 1 - \alpha_t` and :math:`t = 1 \dots T`:
@@ -20,12 +52,13 @@ def alpha_bar(schedule: Schedule, steps: int) -> Tensor:
     - ``exp``: :math:`\beta_t = 1 - \exp(-\tfrac{b_0}{T} - \tfrac{(2t-1)(b_1-b_0)}{2T^2})`, :math:`b_0 = 0.1`,
       :math:`b_1 = 10` (the variance-preserving SDE, sampled at T points);
     - ``cosine``: :math:`\bar\alpha_t = f(t)/f(0)`, :math:`f(t) = \cos^2(\tfrac{t/T + 0.008}{1.008}\tfrac{\pi}{2})`;
-    - ``sqrt``: :math:`\bar\alpha_t = 1 - \sqrt{t/T + 10^{-4}}`.
+    - ``sqrt``: :math:`\bar\alpha_t = 1 - \sqrt{t/T + 10^{-4}}`;
+    - a :class:`LinearNoise`: its formula.
 
     Every :math:`\beta_t` is at most 0.999, so :math:`\bar\alpha_t` stays positive.
 
     Args:
-        schedule: name of the schedule.
+        schedule: name of the schedule, or its noise levels.
         steps: T, at least 1.
 
     Returns:
@@ -36,6 +69,8 @@ def alpha_bar(schedule: Schedule, steps: int) -> Tensor:
     """
     if steps < 1:
         raise ValueError(f"a diffusion needs at least one step, not {steps}")
+    if isinstance(schedule, LinearNoise):
+        return 1 - schedule.scale * torch.linspace(schedule.low, schedule.high, steps, dtype=torch.float64)
     t = torch.arange(steps + 1, dtype=torch.float64)
     if schedule == "linear":
         beta = torch.linspace(0.1 / steps, 20.0 / steps, steps, dtype=torch.float64)
@@ -63,7 +98,7 @@ class ForwardDiffusion(nn.Module):
 
     alpha_bar: Tensor
 
-    def __init__(self, schedule: Schedule = "exp", steps: int = 200) -> None:
+    def __init__(self, schedule: Schedule | LinearNoise = "exp", steps: int = 200) -> None:
         super().__init__()
         self.schedule, self.steps = schedule, steps
         self.register_buffer("alpha_bar", alpha_bar(schedule, steps).float(), persistent=False)
@@ -93,25 +128,109 @@ def time_encoding(t: Tensor, dim: int) -> Tensor:
 class Denoiser(nn.Module):
     r"""Predicts the clean embedding directly, :math:`\hat e = \mu_\theta(z_t, t)` (InfoDCL eq. 10).
 
-    Two linear layers with SiLU between them on :math:`[z_t \,\|\, \text{time encoding of } t]`.
+    Two linear layers with SiLU between them on :math:`[z_t \,\|\, \text{time encoding of } t]`, or, with a guide g, on
+    :math:`[z_t \,\|\, g \,\|\, \text{time encoding of } t]` (SimDiff eq. 4).
 
     Args:
         dim: embedding size d.
         hidden: width of the hidden layer; ``2 * dim`` by default.
+        guide_dim: size of the guide; 0 for a denoiser without one. In the place of a guide that is left out stands a
+            learned vector, ``unguided``.
     """
 
-    def __init__(self, dim: int, hidden: int | None = None) -> None:
+    def __init__(self, dim: int, hidden: int | None = None, *, guide_dim: int = 0) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim, self.guide_dim = dim, guide_dim
         hidden = 2 * dim if hidden is None else hidden
-        self.hidden = nn.Linear(2 * dim, hidden)
+        self.hidden = nn.Linear(2 * dim + guide_dim, hidden)
         self.output = nn.Linear(hidden, dim)
+        if guide_dim:
+            self.unguided = nn.Parameter(torch.zeros(guide_dim))
 
     def reset_parameters(self) -> None:
         self.hidden.reset_parameters()
         self.output.reset_parameters()
+        if self.guide_dim:
+            nn.init.zeros_(self.unguided)
 
-    def forward(self, z: Tensor, t: Tensor) -> Tensor:
-        """Denoised embeddings ``[B, d]`` from ``z`` ``[B, d]`` at steps ``t`` ``[B]``."""
+    def forward(self, z: Tensor, t: Tensor, guide: Tensor | None = None) -> Tensor:
+        """Denoised embeddings ``[B, d]`` from ``z`` ``[B, d]`` at steps ``t`` ``[B]``, guides ``[B, guide_dim]``."""
         encoding = time_encoding(t, self.dim).to(z.dtype)
-        return self.output(torch.nn.functional.silu(self.hidden(torch.cat([z, encoding], dim=-1))))
+        inputs = [z, encoding]
+        if self.guide_dim:
+            inputs.insert(1, self.unguided.expand(z.size(0), -1) if guide is None else guide)
+        return self.output(torch.nn.functional.silu(self.hidden(torch.cat(inputs, dim=-1))))
+
+    def guided(self, z: Tensor, t: Tensor, guide: Tensor, weight: float) -> Tensor:
+        r"""Classifier-free guidance, :math:`(1 + w)\, \mu_\theta(z, g, t) - w\, \mu_\theta(z, t)`.
+
+        Ho and Salimans, 2021, eq. 6. The second term is the denoiser without the guide, which it knows if the guide was
+        left out now and then in training; with weight 0 it is not computed.
+        """
+        guided = self(z, t, guide)
+        return guided if weight == 0 else (1 + weight) * guided - weight * self(z, t)
+
+
+def reverse_process(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    diffusion: ForwardDiffusion,
+    *,
+    count: int | None = None,
+    sampler: Sampler = "mean",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    r"""From :math:`x_T` back to :math:`x_0`, step by step, with a network that predicts the clean embedding.
+
+    From step t to the next visited step s < t, with :math:`\hat e = \mu_\theta(x_t, t)` and
+    :math:`\alpha = \bar\alpha_t / \bar\alpha_s`:
+
+    - ``mean``: the mean of the posterior :math:`q(x_s \mid x_t, \hat e)` (DDPM eq. 7; SimDiff eq. 5),
+
+      .. math::
+          x_s = \frac{\sqrt{\bar\alpha_s}\,(1-\alpha)}{1-\bar\alpha_t}\, \hat e
+              + \frac{\sqrt{\alpha}\,(1-\bar\alpha_s)}{1-\bar\alpha_t}\, x_t
+
+    - ``ddpm``: a sample of it, with its variance :math:`\frac{1-\bar\alpha_s}{1-\bar\alpha_t} (1-\alpha)`;
+    - ``ddim``: what the noise in :math:`x_t` leaves at step s (DDIM eq. 12 with eta = 0),
+
+      .. math::
+          x_s = \sqrt{\bar\alpha_s}\, \hat e
+              + \sqrt{1-\bar\alpha_s}\, \frac{x_t - \sqrt{\bar\alpha_t}\, \hat e}{\sqrt{1-\bar\alpha_t}}
+
+    With :math:`\bar\alpha_0 = 1` the last step returns :math:`\hat e` itself. Differentiable.
+
+    Args:
+        predict: clean embeddings ``[B, d]`` from noised ones ``[B, d]`` and their steps ``[B]``.
+        x: :math:`x_T` ``[B, d]``.
+        diffusion: the forward process that is undone.
+        count: number of steps visited, evenly spaced from T; all T by default.
+        sampler: see above.
+        generator: of the noise of ``ddpm``.
+
+    Raises:
+        ValueError: for an unknown sampler, or a ``count`` outside ``1..T``.
+    """
+    total = diffusion.steps
+    count = total if count is None else count
+    if not 1 <= count <= total:
+        raise ValueError(f"of {total} steps, {count} cannot be visited")
+    if sampler not in ("mean", "ddpm", "ddim"):
+        raise ValueError(f"sampler must be 'mean', 'ddpm' or 'ddim', not {sampler!r}")
+    # In double precision: where the noise is small, its differences are smaller still.
+    levels = [1.0, *alpha_bar(diffusion.schedule, total).tolist()]
+    visited = [total * k // count for k in range(count, -1, -1)]
+    for t, s in itertools.pairwise(visited):
+        before, after = levels[s], levels[t]
+        if sampler == "ddim":
+            keep = math.sqrt((1 - before) / (1 - after))
+            take = math.sqrt(before) - math.sqrt(after) * keep
+        else:
+            keep = math.sqrt(after / before) * (1 - before) / (1 - after)
+            take = (before - after) / math.sqrt(before) / (1 - after)
+        clean = predict(x, torch.full((x.size(0),), t, device=x.device))
+        x = take * clean + keep * x
+        if sampler == "ddpm" and s:
+            noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+            x = x + math.sqrt((1 - before) / (1 - after) * (1 - after / before)) * noise
+    return x

@@ -1,0 +1,52 @@
+"""What items look and sound like, brought to the size of their embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class ModalEncoder(nn.Module):
+    r"""Features of any width to vectors of size d, :math:`\hat g_i = \mathrm{MLP}(\hat f_i)` (SimDiff eq. 2).
+
+    Two linear layers of width 2d and d with SiLU between them. The features of each modality are centred and divided by
+    the root mean square of what is left, so that pixels, sentence vectors and the metadata of a channel enter at one
+    scale; those of several modalities stand side by side.
+
+    Args:
+        features: ``[num_items, f]`` by the modality's name, of any widths; not trained.
+        num_items: N.
+        dim: d.
+
+    Raises:
+        ValueError: without features, or if one has not a row for each item.
+    """
+
+    features: Tensor
+
+    def __init__(self, features: Mapping[str, Tensor], num_items: int, dim: int) -> None:
+        super().__init__()
+        if not features:
+            raise ValueError("features of the items are needed, got none")
+        scaled = []
+        for name, given in features.items():
+            if given.dim() != 2 or given.size(0) != num_items:
+                raise ValueError(f"features {name!r} are {list(given.shape)}, not a row for each of {num_items} items")
+            centred = given.float() - given.float().mean(0)
+            rms = centred.square().mean().sqrt()
+            scaled.append(centred / rms.clamp(min=torch.finfo(torch.float32).tiny))
+        # Rebuilt from the data, so a checkpoint of the weights need not carry it.
+        self.register_buffer("features", torch.cat(scaled, dim=1), persistent=False)
+        self.hidden = nn.Linear(self.features.size(1), 2 * dim)
+        self.output = nn.Linear(2 * dim, dim)
+
+    def reset_parameters(self) -> None:
+        self.hidden.reset_parameters()
+        self.output.reset_parameters()
+
+    def forward(self, items: Tensor | None = None) -> Tensor:
+        """Vectors ``[B, d]`` of ``items`` ``[B]``, by default of all."""
+        features = self.features if items is None else self.features[items]
+        return self.output(nn.functional.silu(self.hidden(features)))
