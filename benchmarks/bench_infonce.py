@@ -1,13 +1,11 @@
 """Throughput of InfoNCE on whatever device there is: ``pytest benchmarks/bench_infonce.py --benchmark-only``.
 
-``extra_info`` holds items/s (an item is one pair of anchor and candidate), bytes/s of inputs and gradients, the
-number of threads, and, on a GPU, the peak memory beyond the inputs.
+An item is one pair of anchor and candidate; bytes are those of inputs and gradients.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -36,7 +34,7 @@ def fused(x: Tensor, y: Tensor, positives: Tensor) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, *([torch.bfloat16] if DEVICE.type == "cuda" else [])], ids=str)
 @pytest.mark.parametrize(("anchors", "candidates", "d"), SIZES)
 def test_infonce_throughput(
-    benchmark: Any,
+    profile: Callable[..., None],
     anchors: int,
     candidates: int,
     d: int,
@@ -57,23 +55,6 @@ def test_infonce_throughput(
                 function(x, y, positives)
         else:
             torch.autograd.grad(function(x, y, positives), (x, y))
-        if DEVICE.type == "cuda":
-            torch.cuda.synchronize()
 
-    run()
-    if DEVICE.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        benchmark.extra_info["peak_extra_bytes"] = torch.cuda.max_memory_allocated() - before
-    benchmark(run)
-    if benchmark.stats is None:  # --benchmark-disable
-        return
-    seconds = benchmark.stats.stats.median
     passes = 1 if what == "forward" else 2
-    benchmark.extra_info |= {
-        "device": torch.cuda.get_device_name() if DEVICE.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "items_per_s": anchors * candidates / seconds,
-        "bytes_per_s": passes * (x.numel() + y.numel()) * x.element_size() / seconds,
-    }
+    profile(run, anchors * candidates, passes * (x.numel() + y.numel()) * x.element_size())

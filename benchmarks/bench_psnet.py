@@ -1,13 +1,11 @@
 """Throughput of PSNet and of the small-matrix SVD: ``pytest benchmarks/bench_psnet.py --benchmark-only``.
 
-``extra_info`` holds items/s (an item is one row, or one matrix), bytes/s of inputs and outputs, and the number of
-threads.
+An item is one row, or one matrix; bytes are those of inputs and outputs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -20,20 +18,6 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 #: rows: a small data set's step, the authors' batch; more where there is a GPU
 ROWS = [115, 2000, *([65_536] if DEVICE.type == "cuda" else [])]
-
-
-def timed(benchmark: Any, run: Callable[[], object], items: int, numbers: int) -> None:
-    def step() -> None:
-        run()
-        if DEVICE.type == "cuda":
-            torch.cuda.synchronize()
-
-    step()
-    benchmark(step)
-    seconds = benchmark.stats.stats.median
-    benchmark.extra_info["items/s"] = items / seconds
-    benchmark.extra_info["bytes/s"] = 4 * numbers / seconds
-    benchmark.extra_info["threads"] = torch.get_num_threads()
 
 
 def arguments(rows: int, d: int, basis: str) -> tuple[list[Tensor], PSNetWeights, Tensor]:
@@ -58,7 +42,9 @@ def arguments(rows: int, d: int, basis: str) -> tuple[list[Tensor], PSNetWeights
 @pytest.mark.parametrize("function", [psnet_reference, psnet], ids=["eager", "psnet"])
 @pytest.mark.parametrize("basis", ["population", "item"])
 @pytest.mark.parametrize("rows", ROWS)
-def test_psnet_throughput(benchmark: Any, rows: int, basis: str, function: Callable[..., Tensor], what: str) -> None:
+def test_psnet_throughput(
+    profile: Callable[..., None], rows: int, basis: str, function: Callable[..., Tensor], what: str
+) -> None:
     d = 64
     inputs, weights, gate = arguments(rows, d, basis)
     leaves = [inputs[2], *weights, gate]
@@ -72,14 +58,16 @@ def test_psnet_throughput(benchmark: Any, rows: int, basis: str, function: Calla
             torch.autograd.grad(function(*inputs, weights, gate), leaves, arriving)
 
     read = sum(x.numel() for x in inputs) + sum(x.numel() for x in weights) + rows * d
-    timed(benchmark, run, rows, read if what == "forward" else 3 * read)
+    profile(run, rows, 4 * (read if what == "forward" else 3 * read))
 
 
 @pytest.mark.parametrize("function", [batched_svd_reference, batched_svd], ids=["torch", "batched_svd"])
 @pytest.mark.parametrize("size", [8, 16])
 @pytest.mark.parametrize("matrices", [115, 2000, *([65_536] if DEVICE.type == "cuda" else [])])
-def test_svd_throughput(benchmark: Any, matrices: int, size: int, function: Callable[[Tensor], object]) -> None:
+def test_svd_throughput(
+    profile: Callable[..., None], matrices: int, size: int, function: Callable[[Tensor], object]
+) -> None:
     if function is batched_svd_reference and matrices * size > 1 << 19:
         pytest.skip("minutes through torch.linalg.svd")
     y = torch.randn(matrices, size, size, generator=torch.Generator().manual_seed(0)).to(DEVICE)
-    timed(benchmark, lambda: function(y), matrices, 3 * y.numel() + matrices * size)
+    profile(lambda: function(y), matrices, 4 * (3 * y.numel() + matrices * size))
