@@ -15,9 +15,22 @@ from jsonargparse import ArgumentParser, Namespace
 from tabulate import tabulate
 
 from . import __version__
+from .comparison import TableFile, compare, read_settings, summary
+from .comparison import Test as PairedTest
 from .datasets import NAMED, demo, load_named
+from .diagnostics import inspect_channel
 from .evaluation import by_item_degree, by_user_degree
-from .experiment import Config, ModelName, ModelOptions, Run, default_config, run
+from .experiment import (
+    CLOSED_FORMS,
+    Config,
+    ModelName,
+    ModelOptions,
+    Run,
+    build_channels,
+    default_config,
+    pretrain,
+    run,
+)
 from .interactions import Format, Interactions, InteractionWarning, Split, load_interactions
 from .recommender import CheckpointError, Recommender
 from .training import TrainOptions
@@ -96,6 +109,13 @@ def _add_run(parser: ArgumentParser) -> None:
     for name, kind in _model_parts().items():
         parser.add_class_arguments(kind, name, as_group=True)
     _add_evaluation(parser)
+    parser.add_argument(
+        "--settings",
+        type=str | None,
+        default=None,
+        help="YAML or JSON file that maps models to their options, such as benchmarks/tune.py writes; they come "
+        "after the model's defaults and before the options given here",
+    )
     parser.add_argument("--device", type=str | None, default=None, help="'cpu' or 'cuda'; CUDA where there is one")
     parser.add_argument("--progress", type=bool, default=True, help="show progress bars")
     parser.add_argument("--threads", type=int | None, default=None, help="CPU threads; torch's own choice by default")
@@ -124,7 +144,14 @@ def make_parser() -> ArgumentParser:
     commands.add_subcommand("train", training, help="train a model and save it")
 
     comparison = ArgumentParser(
-        description="Train several models with several seeds on the same data and print one table of test metrics."
+        description="Train several models with several seeds on the same data and print one table of test metrics. "
+        "With --out each run is kept as soon as it is done, and not repeated as long as its data and its settings stay "
+        "the same: a comparison that was stopped goes on where it was, and one with more models or seeds only adds "
+        "theirs. Closed forms (ease, gfcf, popularity) do not depend on the seed and run once. The columns of "
+        "significance compare every model with the best baseline, which is the model other than infodcl, simdiff and "
+        "diffcl of the highest mean NDCG on validation: the mean over the users of the difference, each user's metric "
+        "averaged over the seeds, and the p-value of the paired two-sided test over the users, adjusted by Holm's "
+        "method for the number of models compared."
     )
     _add_run(comparison)
     comparison.add_argument(
@@ -134,7 +161,21 @@ def make_parser() -> ArgumentParser:
         help="in the table's order",
     )
     comparison.add_argument("--seeds", type=list[int], default=[0], help="seeds; each model is trained once with each")
-    comparison.add_argument("--out", type=str | None, default=None, help="CSV file for the table's runs")
+    comparison.add_argument(
+        "--out",
+        type=str | None,
+        default=None,
+        help="CSV file for the table's runs, with their settings; the metrics of each user go into an .npz beside it",
+    )
+    comparison.add_argument(
+        "--significance",
+        type=bool | None,
+        default=None,
+        help="add the columns of significance; by default where there are several seeds",
+    )
+    comparison.add_argument(
+        "--test", type=PairedTest, default="t", help="paired test: Student's 't', or 'wilcoxon', the signed ranks"
+    )
     commands.add_subcommand("compare", comparison, help="train several models and print a table")
 
     evaluation = ArgumentParser(description="Score a saved model on a held-out split.")
@@ -155,10 +196,25 @@ def make_parser() -> ArgumentParser:
     recommendation.add_argument("--json", type=bool, default=False, help="print JSON instead of a table")
     commands.add_subcommand("recommend", recommendation, help="recommend items to users of a saved model")
 
-    inspection = ArgumentParser(description="Read a data set and print what it holds.")
+    inspection = ArgumentParser(
+        description="Read a data set and print what it holds; of metadata channels, what they know: coverage, degrees, "
+        "how much better than random their neighbours predict validation items, and how loud they are. Channels made "
+        "from the training interactions agree with the validation ones as a matter of course."
+    )
     inspection.add_class_arguments(DataOptions, as_group=True)
+    inspection.add_class_arguments(ModelOptions, as_group=True, skip={"channels", *_NOT_OF_CHANNELS})
+    inspection.add_argument(
+        "--channels",
+        type=str,
+        default="",
+        help="channels to measure, as in train; by default those whose files are given, without files none",
+    )
     commands.add_subcommand("inspect", inspection, help="print the numbers of a data set")
     return parser
+
+
+_NOT_OF_CHANNELS = ("model", "num_layers", "penalty", "init_std")
+"""Fields of ModelOptions that no channel depends on."""
 
 
 def _pick(namespace: Namespace, kind: type) -> Any:
@@ -183,12 +239,21 @@ def _config(namespace: Namespace) -> Config:
     return Config(_pick(namespace, ModelOptions), _pick(namespace, TrainOptions), **parts)
 
 
-def _config_of(model: ModelName, argv: Sequence[str]) -> Config:
-    """The options of ``argv`` over the defaults of ``model``."""
+def _config_of(model: ModelName, argv: Sequence[str], settings: str | None) -> Config:
+    """The options of ``argv`` over those of the file ``settings`` over the defaults of ``model``."""
     parser = make_parser()
     command = argv[0]
-    parser.set_defaults({f"{command}.{name}": value for name, value in _flat(default_config(model)).items()})
-    return _config(parser.parse_args([*argv, "--model", model])[command])
+    defaults = _flat(default_config(model))
+    parser.set_defaults({f"{command}.{name}": value for name, value in defaults.items()})
+    chosen: list[str] = []
+    if settings is not None:
+        options = read_settings(settings).get(model, {})
+        unknown = [name for name in options if name not in defaults or name in ("model", "seed")]
+        if unknown:
+            raise ValueError(f"{settings}: {model} has no option {', '.join(unknown)}")
+        # As words before the others, so that they are checked like them and give way to them.
+        chosen = [f"--{name}={v if isinstance(v, str) else json.dumps(v)}" for name, v in options.items()]
+    return _config(parser.parse_args([command, *chosen, *argv[1:], "--model", model])[command])
 
 
 def _shown(metrics: dict[str, float], names: Sequence[str]) -> list[str]:
@@ -213,7 +278,7 @@ def _run(data: Interactions, config: Config, options: Namespace) -> Run:
 
 def _train(options: Namespace, argv: Sequence[str]) -> None:
     data = _pick(options, DataOptions).load()
-    config = _config_of(options.model, argv)
+    config = _config_of(options.model, argv, options.settings)
     outcome = _run(data, config, options)
     rows = [
         ["validation", *_shown(outcome.result.validation, _headline(options.ks))],
@@ -232,45 +297,31 @@ def _train(options: Namespace, argv: Sequence[str]) -> None:
 
 
 def _compare(options: Namespace, argv: Sequence[str]) -> None:
-    import pandas as pd
-
     data = _pick(options, DataOptions).load()
     headline = _headline(options.ks)
-    table, records = [], []
-    for model in options.models:
-        runs: list[Run] = []
-        for seed in options.seeds if model != "popularity" else options.seeds[:1]:
-            config = _config_of(model, [*argv, "--seed", str(seed)])
-            runs.append(_run(data, config, options))
-            last = runs[-1]
-            records.append(
-                {
-                    "data": data.name,
-                    "model": model,
-                    "seed": seed,
-                    "best_epoch": last.result.best_epoch,
-                    "seconds_per_epoch": last.result.seconds_per_epoch,
-                    **{f"valid {name}": value for name, value in last.result.validation.items()},
-                    **{f"test {name}": value for name, value in last.test.items()},
-                }
-            )
-        cells = []
-        for name in headline:
-            values = torch.tensor([one.test[name] for one in runs], dtype=torch.float64)
-            spread = f" ± {values.std():.4f}" if len(runs) > 1 else ""
-            cells.append(f"{values.mean():.4f}{spread}")
-        seconds = torch.tensor([one.result.seconds_per_epoch for one in runs]).median()
-        table.append([model, *cells, f"{seconds:.3f}" if seconds > 0 else "-"])
-    header = ["model", *(f"test {name}" for name in headline), "s/epoch"]
+    configs = [
+        _config_of(model, [*argv, "--seed", str(seed)], options.settings)
+        for model in options.models
+        for seed in (options.seeds[:1] if model in CLOSED_FORMS else options.seeds)
+    ]
+    table = TableFile(options.out) if options.out else None
+    entries = compare(
+        data,
+        configs,
+        lambda config: _run(data, config, options),
+        metrics=headline,
+        ks=options.ks,
+        mask_validation=options.mask_validation,
+        table=table,
+    )
+    significance = len(options.seeds) > 1 if options.significance is None else options.significance
+    headers, rows = summary(entries, headline, significance=significance, test=options.test)
     print(f"\n{data!r}")
-    print(tabulate(table, headers=header, tablefmt="github", disable_numparse=True))
+    print(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))
     if data.generated:
         print(GENERATED_NOTE)
-    if options.out:
-        path = Path(options.out)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame(records).to_csv(path, index=False)
-        print(f"saved in {path}")
+    if table is not None:
+        print(f"saved in {table.path} and {table.arrays}")
 
 
 def _evaluate(options: Namespace) -> None:
@@ -304,6 +355,20 @@ def _print_groups(who: str, groups: dict[str, dict[str, float]], counts: Sequenc
     headers = [f"training interactions of the {who}", *counts, *names]
     print()
     print(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))
+
+
+def _inspect(options: Namespace) -> None:
+    data = _pick(options, DataOptions).load()
+    print(data.summary())
+    files = {"social": options.social, "knowledge": options.knowledge, "modal": options.features}
+    names = options.channels or ",".join(name for name, file in files.items() if file is not None)
+    if not names:
+        return
+    given = {part.name: options[part.name] for part in fields(ModelOptions) if part.name in options}
+    config = Config(ModelOptions(**{**given, "channels": names}))
+    vectors = pretrain(data, config, device=torch.device("cpu"), progress=False)
+    for channel in build_channels(data, config, *vectors):
+        print(f"\n{inspect_channel(data, channel).summary()}")
 
 
 def _recommend(options: Namespace) -> None:
@@ -346,7 +411,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif command == "recommend":
             _recommend(chosen)
         else:
-            print(_pick(chosen, DataOptions).load().summary())
+            _inspect(chosen)
     except (ValueError, CheckpointError, FloatingPointError, OSError) as error:
         print(f"infodcl-geo: {error}", file=sys.stderr)
         return 1

@@ -413,13 +413,14 @@ def run(
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     outcome = fit(data, config, channels=channels, ks=ks, device=target, progress=progress, on_evaluation=on_evaluation)
     ranking = rank(data, outcome.scorer, "test", ks=ks, mask_validation=mask_validation, device=target)
-    groups = _by_degree(data, ranking)
-    return replace(outcome, test=ranking.mean(), ranking=ranking, **groups)
-
-
-def _by_degree(data: Interactions, ranking: Ranking) -> dict[str, dict[str, dict[str, float]]]:
-    users, items = data.train
-    return {
-        "test_by_user_degree": by_user_degree(ranking, torch.bincount(users, minlength=data.num_users)),
-        "test_by_item_degree": by_item_degree(ranking, torch.bincount(items, minlength=data.num_items)),
-    }
+    user_degree, item_degree = (
+        torch.bincount(pairs, minlength=size)
+        for pairs, size in zip(data.train, (data.num_users, data.num_items), strict=True)
+    )
+    return replace(
+        outcome,
+        test=ranking.mean(),
+        ranking=ranking,
+        test_by_user_degree=by_user_degree(ranking, user_degree),
+        test_by_item_degree=by_item_degree(ranking, item_degree),
+    )

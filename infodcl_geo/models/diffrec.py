@@ -93,6 +93,7 @@ class DiffRec(Model):
     """
 
     alpha_bar: Tensor
+    noise: Tensor
     step_weight: Tensor
     squared_loss: Tensor
 
