@@ -1,38 +1,41 @@
-"""A channel of your own: item metadata from any graph, here a knowledge graph: ``python examples/custom_channel.py``.
+"""A channel of your own: any function of interactions and pretrained vectors: ``python examples/custom_channel.py``.
 
-A channel is a tensor ``[num_items, d]``. This one describes an item by the mean spectral vector of the items that
-share an entity with it.
+This one describes an item by what its users took. It trains alone and beside a ready channel, on the generated data set
+or on ``--data``.
 """
 
 from __future__ import annotations
 
 import argparse
 
-import torch
-
-from infodcl_geo.channels import spectral_embeddings
+from infodcl_geo.channels import Channel, UserSimilarity, Vectors
 from infodcl_geo.datasets import demo
 from infodcl_geo.experiment import default_config, run
-from infodcl_geo.graph import Graph, sparse_matrix
-from infodcl_geo.similarity import jaccard_graph
+from infodcl_geo.graph import interaction_graph
+from infodcl_geo.interactions import Interactions, load_interactions
+from infodcl_geo.nn import NeighbourMean
+
+
+def baskets(data: Interactions, vectors: Vectors) -> Channel:
+    """The mean, over an item's users, of the mean vector of all they took."""
+    taken = interaction_graph(data.train, data.num_users, data.num_items)
+    mean = NeighbourMean()
+    users = mean((vectors.items, vectors.users), taken)
+    metadata = mean((users, vectors.items), taken.t())
+    covered = data.train[1].bincount(minlength=data.num_items) > 0
+    return Channel("baskets", metadata, f"baskets of {data.num_users} users", covered)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="folder or file of interactions")
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
-    generated = demo()
-    data = generated.interactions
-    items_entities = torch.unique(torch.stack([generated.heads, generated.tails]), dim=1)
-    shape = (data.num_items, int(generated.tails.max()) + 1)
-    similar = jaccard_graph(Graph(sparse_matrix(*items_entities, None, shape)), top_k=20)
-    _, vectors = spectral_embeddings(data.train, data.num_users, data.num_items, 64)
-    channel = similar @ vectors
-
+    data = load_interactions(options.data) if options.data else demo().interactions
     config = default_config("infodcl", epochs=options.epochs, seed=options.seed)
-    for name, channels in (("similar users", None), ("knowledge graph", {"knowledge": channel})):
+    for name, channels in (("baskets", [baskets]), ("baskets and similar users", [baskets, UserSimilarity()])):
         outcome = run(data, config, channels=channels)
         print(f"{name}: test recall@20 {outcome.test['recall@20']:.4f}")
 
