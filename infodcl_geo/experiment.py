@@ -25,6 +25,7 @@ from .evaluation import Ranking, by_item_degree, by_user_degree
 from .graph import normalized_adjacency
 from .interactions import Interactions
 from .models.base import EmbeddingModel, Model
+from .models.diffcl import DiffCL, DiffCLOptions
 from .models.diffrec import DiffRec, DiffRecOptions
 from .models.ease import EASEOptions, ease_weights
 from .models.gfcf import GFCFOptions, gfcf_factors, gfcf_scorer
@@ -44,6 +45,7 @@ Channels: TypeAlias = Mapping[str, Tensor] | Sequence[Channel | ChannelBuilder]
 """Metadata ``[num_items, d]`` by name, or channels, ready or to be built."""
 
 ModelName = Literal[
+    "diffcl",
     "diffrec",
     "ease",
     "gfcf",
@@ -61,7 +63,7 @@ ModelName = Literal[
 CLOSED_FORMS: frozenset[ModelName] = frozenset({"ease", "gfcf", "popularity"})
 """Models that are fitted at once: without epochs, the same whatever the seed."""
 
-WITH_CHANNELS: frozenset[ModelName] = frozenset({"infodcl", "simdiff"})
+WITH_CHANNELS: frozenset[ModelName] = frozenset({"diffcl", "infodcl", "simdiff"})
 """Models that read what is known of the items beside the interactions."""
 
 
@@ -137,6 +139,7 @@ class Config:
     model: ModelOptions = field(default_factory=ModelOptions)
     training: TrainOptions = field(default_factory=TrainOptions)
     infodcl: InfoDCLOptions = field(default_factory=InfoDCLOptions)
+    diffcl: DiffCLOptions = field(default_factory=DiffCLOptions)
     diffrec: DiffRecOptions = field(default_factory=DiffRecOptions)
     ease: EASEOptions = field(default_factory=EASEOptions)
     gfcf: GFCFOptions = field(default_factory=GFCFOptions)
@@ -162,6 +165,8 @@ def default_config(model: ModelName, **training: Any) -> Config:
     config = Config(model=ModelOptions(model=model))
     if model == "lightgcn":
         config = replace(config, model=ModelOptions(model, num_layers=2, penalty=0.004, init_std=0.03))
+    elif model == "diffcl":
+        config = replace(config, model=ModelOptions(model, num_layers=2, penalty=0.001, init_std=0.03))
     elif model == "diffrec":
         config = replace(config, training=replace(config.training, lr=0.001))
     elif model == "mf":
@@ -291,6 +296,16 @@ def build_model(data: Interactions, config: Config, channels: Mapping[str, Tenso
     }
     if options.model == "infodcl":
         return InfoDCL(graph, data.num_users, data.num_items, _metadata(channels), options=config.infodcl, **shared)
+    if options.model == "diffcl":
+        return DiffCL(
+            graph,
+            data.num_users,
+            data.num_items,
+            _metadata(channels),
+            dim=options.dim,
+            options=config.diffcl,
+            **shared,
+        )
     if options.model == "diffrec":
         return DiffRec(data.train, data.num_users, data.num_items, options=config.diffrec)
     if options.model == "lightgcn":
@@ -340,7 +355,8 @@ def fit(
         data: interactions with their split.
         config: model and settings; see :func:`default_config`.
         channels: instead of the channels of ``config``: builders, ready channels, or metadata ``[num_items, d]`` by
-            name (for SimDiff features of any widths). Vectors are pretrained only where there is something to build.
+            name (for DiffCL and SimDiff features of any widths). Vectors are pretrained only where there is something
+            to build.
         ks: cut-offs of the metrics.
         device: where to train; a CUDA device if there is one.
         progress: show progress bars.

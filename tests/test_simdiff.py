@@ -21,7 +21,7 @@ from infodcl_geo.sampling import Batch
 from infodcl_geo.scoring import dot_scorer
 from infodcl_geo.training import TrainOptions, rank, train
 
-USERS, ITEMS, DIM = 4, 5, 8
+USERS, ITEMS, DIM, TIME = 4, 5, 8, 4
 PAIRS = torch.tensor([[0, 0, 1, 2, 3], [0, 1, 1, 2, 3]])
 BATCH = Batch(torch.tensor([0, 1]), torch.tensor([1, 1]), torch.tensor([3, 4]), torch.empty(0, dtype=torch.int64), 1.0)
 FEATURES = {
@@ -36,7 +36,7 @@ def graph():  # type: ignore[no-untyped-def]
 
 def simdiff(pretrained: tuple[Tensor, Tensor] | None = None, **options: object) -> SimDiff:
     torch.manual_seed(0)
-    chosen = SimDiffOptions(**options)  # type: ignore[arg-type]
+    chosen = SimDiffOptions(**{"time_dim": TIME, **options})  # type: ignore[arg-type]
     return SimDiff(graph(), USERS, ITEMS, FEATURES, dim=DIM, penalty=0.1, options=chosen, pretrained=pretrained)
 
 
@@ -81,7 +81,7 @@ def test_objective_term_by_term(source: str, target: str) -> None:
     level = model.diffusion.alpha_bar[t - 1][:, None]
     x = level.sqrt() * goal + (1 - level).sqrt() * (share[0] * e + share[1] * g)
     guide = torch.where(left_out, model.denoiser.unguided, g)
-    generated = denoised(model, x, guide, time_encoding(t, DIM))
+    generated = denoised(model, x, guide, time_encoding(t, TIME))
     score = (user * generated[:2]).sum(1) - (user * generated[2:]).sum(1)
     torch.testing.assert_close(terms["bpr"], -0.7 * F.logsigmoid(score).mean())
     torch.testing.assert_close(terms["recon"], 0.3 * (goal - generated).pow(2).sum() / 4)
@@ -99,12 +99,12 @@ def test_without_modal_it_is_gaussian_diffusion_without_a_guide() -> None:
     t = torch.randint(1, 11, (4,), generator=generator)
     noise = torch.randn(4, DIM, generator=generator)
     level = model.diffusion.alpha_bar[t - 1][:, None]
-    generated = denoised(model, level.sqrt() * e + (1 - level).sqrt() * noise, time_encoding(t, DIM))
+    generated = denoised(model, level.sqrt() * e + (1 - level).sqrt() * noise, time_encoding(t, TIME))
     torch.testing.assert_close(terms["recon"], model.options.reconstruction * (e - generated).pow(2).sum() / 4)
     one = replace(model.options, inference_steps=1)
     model.options = one
     whole = model.item_embedding.weight
-    expected = denoised(model, whole, time_encoding(torch.full((ITEMS,), 10), DIM))
+    expected = denoised(model, whole, time_encoding(torch.full((ITEMS,), 10), TIME))
     torch.testing.assert_close(model.generate(), expected.detach())
 
 
@@ -143,7 +143,7 @@ def test_inference_is_the_guided_reverse_process_and_propagation() -> None:
         model.denoiser.unguided.normal_()
     items = torch.arange(ITEMS)
     e, g = model.item_embedding.weight, signals(model, items)
-    x, time = 0.6 * e + 0.4 * g, time_encoding(torch.full((ITEMS,), 7), DIM)
+    x, time = 0.6 * e + 0.4 * g, time_encoding(torch.full((ITEMS,), 7), TIME)
     without = denoised(model, x, model.denoiser.unguided.expand(ITEMS, -1), time)
     expected = 3 * denoised(model, x, g, time) - 2 * without
     torch.testing.assert_close(model.generate(), expected.detach())
@@ -238,6 +238,7 @@ def test_errors() -> None:
         {"reconstruction": -0.1},
         {"collaboration": -1.0},
         {"guidance": -1.0},
+        {"time_dim": 0},
         {"inference_steps": 300},
     ):
         with pytest.raises(ValueError, match=next(iter(bad))):

@@ -1,6 +1,7 @@
 """Complete recommenders over the layers of :mod:`infodcl_geo.nn`."""
 
 from .base import EmbeddingModel, Model
+from .diffcl import DiffCL, DiffCLOptions
 from .diffrec import DiffRec, DiffRecOptions
 from .ease import EASEOptions, ease_weights
 from .gfcf import GFCFOptions, gfcf_factors, gfcf_scorer
@@ -16,6 +17,8 @@ from .simgcl import SimGCL, SimGCLOptions, XSimGCL, XSimGCLOptions
 __all__ = [
     "NCL",
     "SGL",
+    "DiffCL",
+    "DiffCLOptions",
     "DiffRec",
     "DiffRecOptions",
     "EASEOptions",

@@ -34,6 +34,7 @@ class SimDiffOptions:
         inference_steps: steps of the reverse process, evenly spaced; 0 visits all T.
         sampler: 'mean' follows the means of the posterior (eq. 5), 'ddpm' samples it, 'ddim' takes DDIM's steps.
         guidance: weight w of the classifier-free guidance at inference.
+        time_dim: size d_t of the encoding of the step.
         unguided: share of training rows whose guide is left out, so that the denoiser can do without.
         source: what the latent variable holds: 'both', or in the ablations 'signal' (G, .) or 'item' (I, .).
         target: what is reconstructed: 'item', or in the ablations 'both' (., I+G) or 'pretrained', fixed vectors of
@@ -50,6 +51,7 @@ class SimDiffOptions:
     inference_steps: int = 0
     sampler: Sampler = "mean"
     guidance: float = 2.0
+    time_dim: int = 8
     unguided: float = 0.1
     source: Literal["both", "signal", "item"] = "both"
     target: Literal["item", "both", "pretrained"] = "item"
@@ -62,6 +64,8 @@ class SimDiffOptions:
         for name in ("collaboration", "guidance"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is a weight and cannot be negative: {getattr(self, name)}")
+        if self.time_dim < 1:
+            raise ValueError(f"time_dim must be at least 1, not {self.time_dim}")
         if self.steps < 1 or not 0 <= self.inference_steps <= self.steps:
             raise ValueError(f"inference_steps is between 0 and steps, not {self.inference_steps} of {self.steps}")
         if not self.modal and (self.source != "both" or self.target == "both"):
@@ -135,7 +139,7 @@ class SimDiff(EmbeddingModel):
         self.signal: ModalEncoder | None = None
         if options.modal:
             self.signal = ModalEncoder(features, num_items, dim)
-        self.denoiser = Denoiser(dim, guide_dim=dim if options.modal else 0)
+        self.denoiser = Denoiser(dim, time_dim=options.time_dim, guide_dim=dim if options.modal else 0)
         if (options.target == "pretrained") != (pretrained is not None):
             raise ValueError("target 'pretrained' and pretrained vectors belong together")
         if pretrained is not None:

@@ -134,15 +134,17 @@ class Denoiser(nn.Module):
     Args:
         dim: embedding size d.
         hidden: width of the hidden layer; ``2 * dim`` by default.
+        time_dim: size of the time encoding; ``dim`` by default.
         guide_dim: size of the guide; 0 for a denoiser without one. In the place of a guide that is left out stands a
             learned vector, ``unguided``.
     """
 
-    def __init__(self, dim: int, hidden: int | None = None, *, guide_dim: int = 0) -> None:
+    def __init__(self, dim: int, hidden: int | None = None, *, time_dim: int | None = None, guide_dim: int = 0) -> None:
         super().__init__()
         self.dim, self.guide_dim = dim, guide_dim
+        self.time_dim = dim if time_dim is None else time_dim
         hidden = 2 * dim if hidden is None else hidden
-        self.hidden = nn.Linear(2 * dim + guide_dim, hidden)
+        self.hidden = nn.Linear(dim + guide_dim + self.time_dim, hidden)
         self.output = nn.Linear(hidden, dim)
         if guide_dim:
             self.unguided = nn.Parameter(torch.zeros(guide_dim))
@@ -155,7 +157,7 @@ class Denoiser(nn.Module):
 
     def forward(self, z: Tensor, t: Tensor, guide: Tensor | None = None) -> Tensor:
         """Denoised embeddings ``[B, d]`` from ``z`` ``[B, d]`` at steps ``t`` ``[B]``, guides ``[B, guide_dim]``."""
-        encoding = time_encoding(t, self.dim).to(z.dtype)
+        encoding = time_encoding(t, self.time_dim).to(z.dtype)
         inputs = [z, encoding]
         if self.guide_dim:
             inputs.insert(1, self.unguided.expand(z.size(0), -1) if guide is None else guide)

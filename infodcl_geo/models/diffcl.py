@@ -1,0 +1,259 @@
+"""DiffCL: contrast of diffused views in each modality, aligned by the ID embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from infodcl_geo.kernels import infonce
+
+from ..graph import Graph, propagate, sparse_matrix
+from ..nn.diffusion import Denoiser, ForwardDiffusion, LinearNoise, reverse_process
+from ..nn.losses import bpr_loss, embedding_penalty, reconstruction_loss
+from ..nn.modal import ModalEncoder
+from ..sampling import Batch
+from .base import EmbeddingModel
+
+
+@dataclass(frozen=True)
+class DiffCLOptions:
+    """Hyper-parameters of DiffCL beside those of :class:`~infodcl_geo.models.base.EmbeddingModel`.
+
+    The variants of the paper's Table III: with ``contrast``, ``align`` and ``item_layers`` all 0 it is "baseline"; with
+    one or two of them above 0, "diff", "align", "h" and their pairs.
+
+    Args:
+        contrast: weight lambda_cl of the contrastive losses; 0 leaves out the diffusion too.
+        align: weight lambda_align of the distances between the modalities' and the ID embeddings' distributions.
+        item_layers: layers of propagation over the graphs of similar items.
+        similar_items: K, neighbours of each item in these graphs, of which it is the first.
+        temperature: tau of InfoNCE.
+        candidates: what a view is contrasted with: 'batch', the other users (items) of the batch, or 'all'.
+        steps: T, noise steps of a view and steps back.
+        noise_scale: s, which scales the noise of all steps.
+        noise_min: share of s that is the noise variance of step 1.
+        noise_max: share of s that is the noise variance of step T.
+        denoising: weight of the reconstruction by which the denoisers learn to denoise; it trains nothing else.
+    """
+
+    contrast: float = 0.1
+    align: float = 0.1
+    item_layers: int = 1
+    similar_items: int = 10
+    temperature: float = 0.4
+    candidates: Literal["batch", "all"] = "batch"
+    steps: int = 5
+    noise_scale: float = 0.1
+    noise_min: float = 0.01
+    noise_max: float = 0.1
+    denoising: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("contrast", "align", "item_layers", "denoising"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} cannot be negative: {getattr(self, name)}")
+        for name in ("similar_items", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, not {self.temperature}")
+        LinearNoise(self.noise_scale, self.noise_min, self.noise_max)
+
+
+def similar_items_graph(features: Tensor, top_k: int, *, chunk_size: int = 2048) -> Graph:
+    r"""The graph of similar items, :math:`\hat S = D^{-1/2} S D^{-1/2}` (DiffCL section 4.2.4).
+
+    :math:`S_{ij} = 1` for the ``top_k`` items j whose features have the largest cosine with those of i, itself among
+    them, and 0 for all others; :math:`D_{ii} = \sum_j S_{ij}`. Not symmetric.
+
+    Args:
+        features: ``[num_items, f]``.
+        top_k: K; all items where there are fewer.
+        chunk_size: rows of the similarity matrix that exist at a time.
+
+    Returns:
+        Graph ``[num_items, num_items]``.
+    """
+    unit = F.normalize(features.float(), dim=1)
+    top_k = min(top_k, len(unit))
+    col = torch.cat([(rows @ unit.T).topk(top_k).indices for rows in unit.split(chunk_size)])
+    row = torch.arange(len(unit)).unsqueeze(1).expand_as(col)
+    # Every row has K ones, so every weight of the normalised matrix is 1 / K.
+    weight = torch.full((col.numel(),), 1 / top_k)
+    return Graph(sparse_matrix(row.reshape(-1), col.reshape(-1), weight, (len(unit), len(unit))))
+
+
+class _Modality(nn.Module):
+    """One modality: its users' preferences, its items' features, its graph of similar items, its denoiser."""
+
+    def __init__(
+        self, features: Mapping[str, Tensor], num_users: int, num_items: int, dim: int, options: DiffCLOptions
+    ) -> None:
+        super().__init__()
+        self.users = nn.Embedding(num_users, dim)
+        self.items = ModalEncoder(features, num_items, dim)
+        self.similar: Graph | None = None
+        if options.item_layers:
+            self.similar = similar_items_graph(torch.cat(list(features.values()), dim=1), options.similar_items)
+        self.denoiser = Denoiser(dim) if options.contrast else None
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        super()._apply(fn, recurse)
+        if self.similar is not None:
+            self.similar = self.similar.to(self.users.weight.device)
+        return self
+
+    def enhanced(self, items: Tensor, num_layers: int) -> Tensor:
+        """Item embeddings ``[N, d]`` plus themselves after propagation over the graph of similar items."""
+        if self.similar is None:
+            return items
+        layer = items
+        for _ in range(num_layers):
+            layer = self.similar @ layer
+        return items + layer
+
+
+class DiffCL(EmbeddingModel):
+    r"""DiffCL, for any number of modalities:
+
+    .. math::
+        \mathcal L = \mathcal L_{bpr} + \lambda_{cl} \sum_m (\mathcal L_u^m + \mathcal L_i^m)
+            + \lambda_{align} \sum_m \big(|\mu_{id} - \mu_m| + |\sigma_{id} - \sigma_m|\big)
+            + \lambda_E \big(\|E_{id}\|_2^2 + \sum_m \|E_m\|_2^2\big)
+
+    - Graph encoders: users' preferences in modality m, trained from scratch, and items' projected features propagate
+      over the user-item graph, :math:`E_m = \sum_{l=0}^{L} \tilde{\mathcal A}^l E_m^{(0)}`; ID embeddings likewise.
+    - Contrast: two views of :math:`E_m`, each noised to step T and denoised again step by step, contrasted by InfoNCE
+      for the users and for the items of the batch. The denoiser learns from
+      :math:`\|x_0 - \hat x_\theta(x_t, t)\|^2` at random steps t, which moves no embedding.
+    - Enhancement: :math:`e_m^i + \hat S_m^l e_m^i` over :func:`similar_items_graph`.
+    - Fusion: :math:`E_f = \sum_m \mu_m E_m` with trained :math:`\mu_m` that sum to one, alike at the start (for two
+      modalities :math:`\mu` and :math:`1 - \mu`). Scores are :math:`e_f^u \cdot e_f^i + e_{id}^u \cdot e_{id}^i`.
+    - Alignment: :math:`\mu` and :math:`\sigma` are the means and standard deviations of the d columns over all users
+      and items, their distances averaged over the columns.
+    - Penalty: on the embeddings that are scored; the paper's leaves out those of the IDs.
+
+    Args:
+        graph, num_users, num_items, dim, num_layers, init_std: as in :class:`~infodcl_geo.models.base.EmbeddingModel`.
+        features: ``[num_items, f]`` by the modality's name, of any widths.
+        penalty: lambda_E; the squared norms are those of the batch's users, positives and negatives.
+        options: see :class:`DiffCLOptions`.
+
+    Raises:
+        ValueError: without features, or if their rows are not the items.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        num_users: int,
+        num_items: int,
+        features: Mapping[str, Tensor],
+        *,
+        dim: int = 64,
+        num_layers: int = 2,
+        penalty: float = 1e-3,
+        init_std: float = 0.1,
+        options: DiffCLOptions = DiffCLOptions(),
+    ) -> None:
+        super().__init__(
+            graph, num_users, num_items, dim=dim, num_layers=num_layers, penalty=penalty, init_std=init_std
+        )
+        if not features:
+            raise ValueError("features of the items are needed, got none")
+        self.options = options
+        noise = LinearNoise(options.noise_scale, options.noise_min, options.noise_max)
+        self.diffusion = ForwardDiffusion(noise, options.steps)
+        self.modalities = nn.ModuleDict(
+            {name: _Modality({name: values}, num_users, num_items, dim, options) for name, values in features.items()}
+        )
+        for modality in self._modalities:
+            nn.init.normal_(modality.users.weight, std=init_std)
+        # The last modality has the rest.
+        self.mu = nn.Parameter(torch.full((len(features) - 1,), 1 / len(features)))
+
+    @property
+    def _modalities(self) -> list[_Modality]:
+        return cast(list[_Modality], list(self.modalities.values()))
+
+    def _split(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        users, items = nodes.split([self.num_users, self.num_items])
+        return users, items
+
+    def _encoded(self) -> tuple[list[Tensor], Tensor]:
+        """Users and items ``[M + N, d]`` of each modality, and of the IDs, after the graph encoders."""
+        tables = [(modality.users.weight, modality.items()) for modality in self._modalities]
+        tables.append((self.user_embedding.weight, self.item_embedding.weight))
+        # Side by side, so that the graph is read once a layer for all of them.
+        first = torch.cat([torch.cat(table) for table in tables], dim=1)
+        *modal, ids = ((self.num_layers + 1) * propagate(self.graph, first, self.num_layers)).split(self.dim, dim=1)
+        return modal, ids
+
+    def _enhanced(self, encoded: list[Tensor]) -> list[Tensor]:
+        nodes = []
+        for modality, x in zip(self._modalities, encoded, strict=True):
+            users, items = self._split(x)
+            nodes.append(torch.cat([users, modality.enhanced(items, self.options.item_layers)]))
+        return nodes
+
+    def _fused(self, modal: list[Tensor]) -> Tensor:
+        share = torch.cat([self.mu, 1 - self.mu.sum(0, keepdim=True)])
+        return torch.stack([mu * nodes for mu, nodes in zip(share, modal, strict=True)]).sum(0)
+
+    def propagated(self) -> tuple[Tensor, Tensor]:
+        """Fused and ID embeddings side by side, ``[M, 2d]`` and ``[N, 2d]``: their inner product is the score."""
+        encoded, ids = self._encoded()
+        return self._split(torch.cat([self._fused(self._enhanced(encoded)), ids], dim=1))
+
+    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        encoded, ids = self._encoded()
+        modal = self._enhanced(encoded)
+        nodes = torch.cat([self._fused(modal), ids], dim=1)
+        rows = batch.users, batch.positives + self.num_users, batch.negatives + self.num_users
+        penalty = torch.stack([embedding_penalty(*(F.embedding(row, x) for row in rows)) for x in [*modal, ids]]).sum()
+        terms = {
+            "bpr": bpr_loss(*(F.embedding(row, nodes) for row in rows)),
+            "reg": self.penalty * penalty,
+        }
+        if self.options.contrast:
+            terms |= self._contrast(encoded, batch, generator)
+        if self.options.align:
+            terms["align"] = self.options.align * torch.stack([_distance(ids, x) for x in modal]).sum()
+        return terms
+
+    def _contrast(self, encoded: list[Tensor], batch: Batch, generator: torch.Generator | None) -> dict[str, Tensor]:
+        contrast, denoising = self.mu.new_zeros(()), self.mu.new_zeros(())
+        chosen = (batch.users.unique(), batch.positives.unique())
+        for modality, nodes in zip(self._modalities, encoded, strict=True):
+            denoiser = modality.denoiser
+            assert denoiser is not None
+            for rows, x in zip(chosen, self._split(nodes), strict=True):
+                of_batch, positives = F.embedding(rows, x), rows
+                if self.options.candidates == "batch":
+                    x, positives = of_batch, torch.arange(rows.numel(), device=rows.device)
+                one, other = self._view(of_batch, denoiser, generator), self._view(x, denoiser, generator)
+                contrast = contrast + infonce(one, other, positives, self.options.temperature)
+                clean = of_batch.detach()
+                t = self.diffusion.sample_steps(rows.numel(), generator)
+                predicted = denoiser(self.diffusion(clean, self._noise(clean, generator), t), t)
+                denoising = denoising + reconstruction_loss(clean, predicted)
+        return {"nce": self.options.contrast * contrast, "recon": self.options.denoising * denoising}
+
+    def _noise(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+    def _view(self, x: Tensor, denoiser: Denoiser, generator: torch.Generator | None) -> Tensor:
+        """Embeddings ``[B, d]`` noised to step T and denoised again."""
+        last = torch.full((x.size(0),), self.options.steps, device=x.device)
+        return reverse_process(denoiser, self.diffusion(x, self._noise(x, generator), last), self.diffusion)
+
+
+def _distance(ids: Tensor, modal: Tensor) -> Tensor:
+    """Distance of the columns' means and standard deviations, averaged over the columns."""
+    means = (ids.mean(0) - modal.mean(0)).abs().mean()
+    return means + (ids.std(0, correction=0) - modal.std(0, correction=0)).abs().mean()
