@@ -38,10 +38,10 @@ class InfoDCLOptions:
         psnet: False is the ablation "w/o PSNet": plain Gaussian noise.
         gate: PSNet's residual gate: 'paper' or 'signed'.
         metadata_scale: root mean square of the metadata's entries; the noise has 1.
-        candidates: InfoNCE contrasts with all items where there are at most this many, or as many and the anchors;
-            otherwise with the anchors' own items and a sample of this size (:func:`sample_candidates`). 0 is no
-            limit. The relative error of the partition function falls with the root of the sample: for
-            unit vectors of 64 dimensions in random directions and tau = 0.2, 16384 leave half a percent.
+        candidates: size of the sample that InfoNCE contrasts with, beside the anchors' own items, where there are
+            more items than both together (:func:`sample_candidates`); otherwise, and for 0, it contrasts with all
+            items. The relative error of the partition function falls with the root of the sample: for unit vectors of
+            64 dimensions in random directions and tau = 0.2, 16384 leave half a percent.
         bfloat16: InfoNCE's products on a CPU that has them, see :class:`~infodcl_geo.kernels.InfoNCEOptions`.
     """
 
