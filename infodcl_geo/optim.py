@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 _FLUSH_ROWS = 65_536
+
+
+class _BeforeLookup:
+    """Hook of a table that brings the rows of a look-up up to date."""
+
+    def __init__(self, optimizer: LazyAdam) -> None:
+        self.optimizer = weakref.ref(optimizer)
+
+    def __call__(self, table: nn.Module, arguments: tuple[Tensor]) -> None:
+        optimizer = self.optimizer()
+        if optimizer is not None and table.training:
+            optimizer._catch_up(table.weight, arguments[0].unique())  # type: ignore[arg-type]
+
+
+def _release(table: nn.Embedding, handle: RemovableHandle) -> None:
+    handle.remove()
+    table.sparse = False
 
 
 class LazyAdam(torch.optim.Adam):
@@ -32,7 +51,7 @@ class LazyAdam(torch.optim.Adam):
     Adam as usual.
 
     Args:
-        tables: the embedding tables to update by rows; an optimizer must not outlive their use by another one.
+        tables: the embedding tables to update by rows; no other optimizer may have them as long as this one lives.
         others: all other parameters.
         lr: learning rate; a change holds for the rows brought up to date from then on.
         betas, eps: as in ``torch.optim.Adam``.
@@ -69,7 +88,9 @@ class LazyAdam(torch.optim.Adam):
                 "exp_avg_sq": torch.zeros_like(weight),
                 "last": torch.zeros(weight.size(0), dtype=torch.int32, device=weight.device),
             }
-            table.register_forward_pre_hook(self._before_lookup)
+            # The module must not keep the optimizer with its moments alive, nor sparse gradients when it is gone.
+            handle = table.register_forward_pre_hook(_BeforeLookup(self))
+            weakref.finalize(self, _release, table, handle)
 
     @property
     def _group(self) -> dict[str, Any]:
@@ -86,10 +107,6 @@ class LazyAdam(torch.optim.Adam):
         k = torch.arange(1, terms + 1, dtype=torch.float64)
         scale = (1 - beta2 ** (step + k)).sqrt() / (1 - beta1 ** (step + k))
         return float((self._ratio**k * scale).sum())
-
-    def _before_lookup(self, table: nn.Module, arguments: tuple[Tensor]) -> None:
-        if table.training:
-            self._catch_up(table.weight, arguments[0].unique())  # type: ignore[arg-type]
 
     @torch.no_grad()
     def _catch_up(self, weight: Tensor, rows: Tensor | slice) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -92,6 +95,22 @@ def test_flushing_a_large_table_in_blocks(monkeypatch: pytest.MonkeyPatch) -> No
         lazy.flush()
         results.append(table.weight.detach())
     assert torch.equal(*results)
+
+
+def test_a_table_is_an_ordinary_one_again_when_the_optimizer_is_gone() -> None:
+    table = nn.Embedding(3, 2)
+    lazy = LazyAdam([table], [], lr=0.1)
+    table(torch.tensor([0])).sum().backward()
+    lazy.step()
+    alive = weakref.ref(lazy)
+    del lazy
+    gc.collect()
+    assert alive() is None
+    table.zero_grad()
+    table(torch.tensor([0])).sum().backward()
+    assert table.weight.grad is not None
+    assert not table.weight.grad.is_sparse
+    assert not table._forward_pre_hooks
 
 
 def test_a_table_read_as_a_whole_is_an_error() -> None:
