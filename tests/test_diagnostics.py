@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from infodcl_geo.channels import Channel
+from infodcl_geo.cli import main
 from infodcl_geo.datasets import Demo, demo
 from infodcl_geo.diagnostics import (
     ChannelWarning,
@@ -308,3 +310,24 @@ def test_without_validation_nothing_is_claimed(planted: Demo) -> None:
     assert report.agreement is None
     assert not report.carries_nothing
     assert "not measured" in report.summary()
+
+
+def test_inspect_prints_the_channels_that_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = tmp_path / "pairs.csv"
+    lines = [f"{u},{i}" for u in range(30) for i in range(60) if i % 3 == u % 3 and (u + i) % 5]
+    pairs.write_text("user_id,item_id\n" + "\n".join(lines) + "\n")
+    assert main(["inspect", "--data", str(pairs)]) == 0
+    assert "channel " not in capsys.readouterr().out
+    assert main(["inspect", "--data", str(pairs), "--channels", "item,user", "--dim", "8"]) == 0
+    printed = capsys.readouterr().out
+    assert [line.split()[1] for line in printed.splitlines() if line.startswith("channel ")] == ["item:", "user:"]
+    # A file is enough, and shuffled friends are warned of.
+    rng = np.random.default_rng(0)
+    friends = tmp_path / "friends.csv"
+    friends.write_text(
+        "user,friend\n" + "\n".join(f"{u},{v}" for u in range(30) for v in rng.permutation(30)[:4]) + "\n"
+    )
+    assert main(["inspect", "--data", str(pairs), "--social", str(friends), "--dim", "8"]) == 0
+    printed = capsys.readouterr()
+    assert "channel       social: friends.csv" in printed.out
+    assert "'social' carries nothing" in printed.err
