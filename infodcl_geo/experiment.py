@@ -178,7 +178,8 @@ def default_config(model: ModelName, **training: Any) -> Config:
     elif model in ("ncl", "sgl"):
         config = replace(config, model=ModelOptions(model, num_layers=2, penalty=0.004, init_std=0.03))
     elif model in ("simgcl", "xsimgcl"):
-        config = replace(config, model=ModelOptions(model, num_layers=2, penalty=0.001, init_std=0.05))
+        shared = ModelOptions(model, num_layers=2, penalty=0.001, init_std=0.05)
+        config = replace(config, model=shared, training=replace(config.training, lr=0.002))
     return replace(config, training=replace(config.training, **training))
 
 
