@@ -280,9 +280,11 @@ class Knowledge:
         max_share: facts that are true of more than this share of :math:`N_r` are left out: they weigh little and cost
             most.
         num_layers: of ``propagate``.
-        model: class name of the model of ``kge``.
+        model: class name of the model of ``kge``; on small graphs TransE needs several times the steps of DistMult.
         aggregate: of ``kge``, as in :class:`Modal`.
         epochs: passes over the triples of ``kge``.
+        batch_size: triples a step of ``kge``.
+        lr: learning rate of ``kge``.
         seed: of ``kge``.
         name: of the channel.
     """
@@ -292,9 +294,11 @@ class Knowledge:
     top_k: int = 20
     max_share: float = 0.5
     num_layers: int = 1
-    model: Literal["TransE", "DistMult", "ComplEx", "RotatE"] = "TransE"
+    model: Literal["TransE", "DistMult", "ComplEx", "RotatE"] = "DistMult"
     aggregate: Literal["features", "neighbours"] = "features"
     epochs: int = 20
+    batch_size: int = 512
+    lr: float = 0.01
     seed: int = 0
     name: str = "knowledge"
 
@@ -365,9 +369,9 @@ class Knowledge:
             torch.manual_seed(self.seed)
             classes = {"TransE": kge.TransE, "DistMult": kge.DistMult, "ComplEx": kge.ComplEx, "RotatE": kge.RotatE}
             model = classes[self.model](len(self.graph.entity_ids), len(self.graph.relation_ids), dim)
-            optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+            optimizer = torch.optim.Adam(model.parameters(), lr=self.lr)
             for _ in range(self.epochs):
-                for batch in torch.randperm(len(head)).split(2048):
+                for batch in torch.randperm(len(head)).split(self.batch_size):
                     optimizer.zero_grad()
                     model.loss(head[batch], relation[batch], tail[batch]).backward()
                     optimizer.step()
@@ -453,6 +457,8 @@ def _reduced(values: Tensor, dim: int) -> Tensor:
     from scipy.sparse.linalg import svds
 
     matrix = values.double().numpy()
+    if not matrix.any():
+        return torch.zeros(len(values), dim)
     rank = min(dim, *matrix.shape)
     if rank < min(matrix.shape):
         left, sizes, _ = svds(matrix, k=rank, rng=np.random.default_rng(0))
