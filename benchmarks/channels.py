@@ -8,7 +8,8 @@
 
 Only the channel differs: ``no channel`` has the objective that InfoDCL leaves when its diffusion is taken away, BPR and
 the penalty in InfoDCL's proportion with InfoDCL's learning rate, start and propagation. ``real graph shuffled`` is made
-like ``real graph``, from edges that keep every degree and are exchanged anew for each seed. ``noise`` replaces a share
+like ``real graph``, from edges that keep every degree and are exchanged anew for each seed (features that are metadata
+themselves are dealt anew among the items that have them). ``noise`` replaces a share
 of the rows of the real graph's metadata, other ones for each seed, by Gaussian rows of the same root mean square.
 
 The epoch is chosen on validation, the test split scored once a run. Runs already in the CSV are not repeated.
@@ -48,20 +49,27 @@ def real_channel(options: argparse.Namespace, data: Interactions, planted: Demo 
     """The channel of the real graph."""
     if options.social:
         social = planted.social if planted else load_social(options.social, data)
-        return Social(social, directed=options.directed)(data, vectors)
+        return Social(social, directed=not options.undirected)(data, vectors)
     if options.knowledge:
         if planted:
             graph = KnowledgeGraph.from_item_facts(planted.knowledge, data.num_items, planted.relation_names)
         else:
             graph = load_knowledge(options.knowledge, data)
         return Knowledge(graph)(data, vectors)
-    return Modal(load_features(options.features, data))(data, vectors)
+    return Modal(load_features(options.features, data), options.feature_metadata)(data, vectors)
 
 
-def shuffled_channel(channel: Channel, data: Interactions, vectors: Vectors, seed: int) -> Channel:
-    """The same channel from a shuffled graph."""
+def shuffled_channel(channel: Channel, data: Interactions, vectors: Vectors, seed: int, *, by_row: bool) -> Channel:
+    """The same channel from a shuffled graph; ``by_row`` deals the rows of the covered items anew, for metadata that
+    are not made from the graph."""
     assert channel.graph is not None
-    graph = shuffled(channel.graph, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    if by_row:
+        rows = channel.covered.nonzero()[:, 0]
+        metadata = channel.metadata.clone()
+        metadata[rows] = metadata[rows[torch.randperm(len(rows), generator=generator)]]
+        return replace(channel, metadata=metadata)
+    graph = shuffled(channel.graph, generator)
     if channel.over == "users":
         # The channel's graph is what its friends were taken from, whichever way the edges were read.
         return Social(SocialGraph(graph, f"{channel.source}, shuffled"), name=channel.name)(data, vectors)
@@ -132,7 +140,8 @@ def main() -> None:
     kind.add_argument("--social", help="edges between users; 'planted' for the demo's")
     kind.add_argument("--knowledge", help="knowledge triples; 'planted' for the demo's")
     kind.add_argument("--features", help="feature matrix of the items")
-    parser.add_argument("--directed", action="store_true", help="friends are those a user follows, not both ways")
+    parser.add_argument("--undirected", action="store_true", help="those who follow a user are its friends too")
+    parser.add_argument("--feature-metadata", choices=("features", "neighbours"), default="features", help="see Modal")
     parser.add_argument("--similarity", choices=("user", "item"), default="user", help="the similarity channel")
     parser.add_argument("--out", required=True, type=Path, help="CSV of all runs; runs in it are not repeated")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -154,7 +163,8 @@ def main() -> None:
         if variant in (NO_CHANNEL, SIMILARITY):
             return [similarity] if variant == SIMILARITY else []
         if variant == SHUFFLED:
-            return [shuffled_channel(real, data, vectors, seed)]
+            by_row = bool(options.features) and options.feature_metadata == "features"
+            return [shuffled_channel(real, data, vectors, seed, by_row=by_row)]
         if variant in (REAL, BOTH):
             return [real] if variant == REAL else [similarity, real]
         return [noisy_channel(real, shares[variant], seed)]
@@ -163,11 +173,16 @@ def main() -> None:
     variants = [*options.variants, *shares]
     if 0 in options.noise and REAL not in variants:
         variants.insert(len(options.variants), REAL)
-    rows = pd.read_csv(options.out).to_dict("records") if options.out.exists() else []
+    rows: list[dict[Any, Any]] = pd.read_csv(options.out).to_dict("records") if options.out.exists() else []
     for seed in options.seeds:
         for variant in variants:
             config = configuration(variant, options, seed)
-            key = {"data": data.name, "variant": variant, "seed": seed, "epochs": config.training.epochs}
+            key: dict[Any, Any] = {
+                "data": data.name,
+                "variant": variant,
+                "seed": seed,
+                "epochs": config.training.epochs,
+            }
             key |= {"layers": config.model.num_layers}
             if any(all(row[name] == value for name, value in key.items()) for row in rows):
                 continue
