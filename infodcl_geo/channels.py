@@ -128,7 +128,8 @@ def user_similarity_metadata(interactions: Tensor, num_users: int, num_items: in
 
     over all users :math:`v \neq u` with Jaccard similarity :math:`J_{uv} > 0` (InfoDCL section 3.1.1, the "social"
     channel of the authors' program). A user without a similar one keeps :math:`p_u`; an item without a user gets the
-    mean of all users.
+    mean of all users. The users' graph is never held; where popular items would make its work explode they are left
+    out with a warning, see ``max_pairs`` of :func:`~infodcl_geo.similarity.jaccard_graph`.
 
     Args:
         interactions: training pairs, int64 ``[2, E]``.
