@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from infodcl_geo.channels import Channel, UserSimilarity, Vectors
+from infodcl_geo.channels import Channel, ChannelBuilder, UserSimilarity, Vectors
 from infodcl_geo.datasets import demo
 from infodcl_geo.experiment import default_config, run
 from infodcl_geo.graph import interaction_graph
@@ -35,7 +35,11 @@ def main() -> None:
 
     data = load_interactions(options.data) if options.data else demo().interactions
     config = default_config("infodcl", epochs=options.epochs, seed=options.seed)
-    for name, channels in (("baskets", [baskets]), ("baskets and similar users", [baskets, UserSimilarity()])):
+    choices: dict[str, list[ChannelBuilder]] = {
+        "baskets": [baskets],
+        "baskets and similar users": [baskets, UserSimilarity()],
+    }
+    for name, channels in choices.items():
         outcome = run(data, config, channels=channels)
         print(f"{name}: test recall@20 {outcome.test['recall@20']:.4f}")
 

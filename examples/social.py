@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from infodcl_geo.channels import Social, UserSimilarity
+from infodcl_geo.channels import ChannelBuilder, Social, UserSimilarity
 from infodcl_geo.datasets import demo
 from infodcl_geo.experiment import default_config, run
 from infodcl_geo.interactions import load_interactions
@@ -32,12 +32,13 @@ def main() -> None:
         data, friends = made.interactions, SocialGraph.from_edges(made.social, made.interactions.num_users)
 
     config = default_config("infodcl", epochs=options.epochs, seed=options.seed)
-    social = Social(friends)
-    for name, channels in (
-        ("similar users", [UserSimilarity()]),
-        ("friends", [social]),
-        ("both", [UserSimilarity(), social]),
-    ):
+    similar, social = UserSimilarity(), Social(friends)
+    choices: dict[str, list[ChannelBuilder]] = {
+        "similar users": [similar],
+        "friends": [social],
+        "both": [similar, social],
+    }
+    for name, channels in choices.items():
         outcome = run(data, config, channels=channels)
         print(f"{name}: test recall@20 {outcome.test['recall@20']:.4f}")
     for channel in outcome.channels:
