@@ -27,13 +27,14 @@ class SGLOptions:
         augmentation: what a view leaves out: 'edge' (SGL-ED), 'node' (SGL-ND: nodes with all their edges) or 'walk'
             (SGL-RW: edges, drawn anew for each layer).
         drop: share rho of the nodes or edges that a view leaves out.
-        contrast: weight lambda_1 of the contrastive loss.
+        contrast: weight lambda_1 of the contrastive loss; the authors take 0.02 to 0.5, the least on
+            their sparsest data.
         temperature: tau of InfoNCE.
     """
 
     augmentation: Augmentation = "edge"
     drop: float = 0.1
-    contrast: float = 0.1
+    contrast: float = 0.02
     temperature: float = 0.2
 
     def __post_init__(self) -> None:
