@@ -239,8 +239,18 @@ def _config(namespace: Namespace) -> Config:
     return Config(_pick(namespace, ModelOptions), _pick(namespace, TrainOptions), **parts)
 
 
-def _config_of(model: ModelName, argv: Sequence[str], settings: str | None) -> Config:
-    """The options of ``argv`` over those of the file ``settings`` over the defaults of ``model``."""
+def config_of(model: ModelName, argv: Sequence[str], settings: str | None = None) -> Config:
+    """The options of ``argv`` over those of the file ``settings`` over the defaults of ``model``.
+
+    Args:
+        model: name of the model, whatever ``argv`` says.
+        argv: words of the command line, the command first: ``["train", "--lr", "0.01"]``.
+        settings: see :func:`~infodcl_geo.comparison.read_settings`.
+
+    Raises:
+        ValueError: if an option, alone or beside others, cannot be; or one of ``settings`` is unknown.
+        SystemExit: if ``argv`` cannot be parsed.
+    """
     parser = make_parser()
     command = argv[0]
     defaults = _flat(default_config(model))
@@ -278,7 +288,7 @@ def _run(data: Interactions, config: Config, options: Namespace) -> Run:
 
 def _train(options: Namespace, argv: Sequence[str]) -> None:
     data = _pick(options, DataOptions).load()
-    config = _config_of(options.model, argv, options.settings)
+    config = config_of(options.model, argv, options.settings)
     outcome = _run(data, config, options)
     rows = [
         ["validation", *_shown(outcome.result.validation, _headline(options.ks))],
@@ -300,7 +310,7 @@ def _compare(options: Namespace, argv: Sequence[str]) -> None:
     data = _pick(options, DataOptions).load()
     headline = _headline(options.ks)
     configs = [
-        _config_of(model, [*argv, "--seed", str(seed)], options.settings)
+        config_of(model, [*argv, "--seed", str(seed)], options.settings)
         for model in options.models
         for seed in (options.seeds[:1] if model in CLOSED_FORMS else options.seeds)
     ]

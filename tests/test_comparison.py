@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -299,3 +300,55 @@ def test_the_command_line(ratings: Path, tmp_path: Path, capsys: pytest.CaptureF
     chosen.write_text("mf: {num_layers: many}")
     with pytest.raises(SystemExit):
         main([*words, "--models", "[mf]"])
+
+
+@pytest.fixture(scope="module")
+def tune() -> Any:
+    pytest.importorskip("optuna")
+    path = Path(__file__).resolve().parents[1] / "benchmarks" / "tune.py"
+    spec = importlib.util.spec_from_file_location("tune", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_model_can_be_tuned(tune: Any, data: Interactions) -> None:
+    import optuna
+
+    search = tune.Search(data, ["--epochs", "3", "--lr=0.5"], torch.device("cpu"))
+    for model in tune.MODELS:
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        study.enqueue_trial(search._defaults(model))
+        first, *others = (search.options(study.ask(), model) for _ in range(3))
+        assert "lr" not in first  # it is fixed
+        default, config = default_config(model), search.config(model, first)
+        assert config.training.lr == 0.5
+        assert replace(config, training=default.training) == default
+        assert others[0] != others[1]
+        for options in others:
+            assert str(search.config(model, options)) not in (str(config), str(default))
+
+
+def test_settings_that_were_searched_are_those_compared(tune: Any, ratings: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "settings.yaml"
+    words = ["--data", str(ratings), "--out", str(out), "--epochs", "2", "--dim", "8"]
+    tune.main([*words, "--models", "ease", "mf", "--trials", "3", "--journal", str(tmp_path / "journal")])
+    tune.main([*words, "--models", "mf", "--trials", "4", "--journal", str(tmp_path / "journal")])
+    tune.main([*words, "--models", "gfcf", "--minutes", "0.02"])
+    trials = pd.read_csv(out.with_suffix(".csv"))
+    assert trials["model"].value_counts()[["ease", "mf"]].to_dict() == {"ease": 3, "mf": 4}
+    found = read_settings(out)
+    assert set(found) == {"ease", "gfcf", "mf"}
+    for model in found:
+        mine = trials[(trials["model"] == model) & (trials["state"] == "complete")]
+        best = (mine["valid ndcg@20"] + mine["valid recall@20"] / 2).idxmax()
+        assert json.loads(mine["options"][best]) == found[model]
+    csv = tmp_path / "table.csv"
+    words = ["compare", "--data", str(ratings), "--settings", str(out), "--models", "[ease,mf]", "--out", str(csv)]
+    assert main([*words, "--epochs", "2", "--dim", "8", "--progress", "false"]) == 0
+    table = pd.read_csv(csv)
+    for model, row in zip(("ease", "mf"), table.itertuples(), strict=True):
+        assert row.model == model
+        assert table["valid ndcg@20"][row.Index] == trials[trials["model"] == model]["valid ndcg@20"].max()
