@@ -134,7 +134,8 @@ def test_contrast_brings_the_views_together() -> None:
     torch.manual_seed(0)
     block = torch.arange(20) % 2
     pairs = ((block[:, None] == block[None]) & (torch.rand(20, 20, generator=seeded(0)) < 0.6)).nonzero().T
-    model = LightGCL(normalized_adjacency(pairs, 20, 20), 20, 20, dim=DIM, num_layers=1)
+    chosen = LightGCLOptions(contrast=0.2)
+    model = LightGCL(normalized_adjacency(pairs, 20, 20), 20, 20, dim=DIM, num_layers=1, options=chosen)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     negatives = torch.randint(0, 20, pairs[0].shape, generator=seeded())
     losses = []
