@@ -162,9 +162,9 @@ def test_it_learns_the_tastes() -> None:
         ({"steps": 0}, "steps"),
         ({"time_dim": 0}, "time_dim"),
         ({"dropout": 1.0}, "dropout"),
-        ({"noise_scale": 0.0}, "noise_scale"),
-        ({"noise_scale": 3.0}, "noise_scale"),
-        ({"noise_min": 0.9, "noise_max": 0.1}, "noise_min"),
+        ({"noise_scale": 0.0}, "scale times low"),
+        ({"noise_scale": 3.0}, "scale times low"),
+        ({"noise_min": 0.9, "noise_max": 0.1}, "must ascend"),
     ],
 )
 def test_bad_options(bad: dict[str, Any], message: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..nn.diffusion import time_encoding
+from ..nn.diffusion import ForwardDiffusion, LinearNoise, alpha_bar, reverse_process, time_encoding
 from ..sampling import Batch
 from ..scoring import Scorer, UserRows, chunk_scorer
 from .base import Model
@@ -49,41 +49,33 @@ class DiffRecOptions:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is a share below 1, not {self.dropout}")
-        if not 0 < self.noise_scale * self.noise_min <= self.noise_scale * self.noise_max < 1:
-            raise ValueError(
-                "noise_scale times noise_min and times noise_max must ascend between 0 and 1, not "
-                f"{self.noise_scale} times {self.noise_min} and {self.noise_max}"
-            )
+        LinearNoise(self.noise_scale, self.noise_min, self.noise_max)
 
 
 class DiffRec(Model):
     r"""DiffRec (Wang et al., SIGIR 2023): a diffusion model of users' interactions.
 
-    The row :math:`x_0 \in \{0, 1\}^N` of a user is noised (eq. 1 and 8) and an MLP predicts it from what is left:
+    The row :math:`x_0 \in \{0, 1\}^N` of a user is noised and an MLP predicts it from what is left:
 
     .. math::
-        x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon, \qquad
-        1 - \bar\alpha_t = s \left(\gamma_{min} + \tfrac{t-1}{T-1} (\gamma_{max} - \gamma_{min})\right)
+        x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon
+
+    with the levels of :class:`~infodcl_geo.nn.diffusion.LinearNoise`, trained by
 
     .. math::
         \mathcal L_t = w_t \|x_0 - \hat x_\theta(x_t, t)\|_2^2, \quad w_1 = 1, \quad
         w_t = \tfrac12 \left(\frac{\bar\alpha_{t-1}}{1-\bar\alpha_{t-1}} - \frac{\bar\alpha_t}{1-\bar\alpha_t}\right)
 
-    (eq. 12 and 13; here divided by the mean of :math:`w`, to which Adam is blind). Inference starts from
-    :math:`\hat x_T = x_0` (T' = 0 steps of corruption) and takes T reverse steps along the means of the posterior,
-
-    .. math::
-        \hat x_{t-1} = \frac{\sqrt{\bar\alpha_{t-1}}\,(1-\alpha_t)}{1-\bar\alpha_t}\, \hat x_\theta(\hat x_t, t)
-            + \frac{\sqrt{\alpha_t}\,(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}\, \hat x_t
-
-    whose last is :math:`\hat x_\theta(\hat x_1, 1)`; nothing is random (eq. 10 without variance).
+    (their bound of the likelihood; here divided by the mean of :math:`w`, to which Adam is blind). Inference starts from
+    :math:`\hat x_T = x_0` (T' = 0 steps of corruption) and takes T reverse steps along the means of the posterior
+    (:func:`~infodcl_geo.nn.diffusion.reverse_process`), without noise.
 
     A batch of the training loop holds interactions, a step of DiffRec users: those whose first item (of the smallest
     number) is in the batch with them. So each user is diffused once an epoch, as in the authors' program, where all
     users of the batch would come up again with each of their items. A batch may have no such user; its loss is zero.
 
     With ``importance`` the step t is drawn with probability :math:`p_t \propto \sqrt{E[\mathcal L_t^2]}` and the loss
-    divided by :math:`T p_t` (section 3.2.3); the expectation is a moving average over batches (the authors': over the
+    divided by :math:`T p_t`; the expectation is a moving average over batches (the authors': over the
     last ten rows), until all steps were seen all are as likely.
 
     Args:
@@ -92,8 +84,6 @@ class DiffRec(Model):
         options: see :class:`DiffRecOptions`.
     """
 
-    alpha_bar: Tensor
-    noise: Tensor
     step_weight: Tensor
     squared_loss: Tensor
 
@@ -103,16 +93,14 @@ class DiffRec(Model):
         super().__init__()
         self.options = options
         self.rows = UserRows(interactions, num_users, num_items)
-        ramp = torch.linspace(options.noise_min, options.noise_max, options.steps, dtype=torch.float64)
-        # Position t holds step t; the first is the clean row.
-        alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), 1 - options.noise_scale * ramp])
+        schedule = LinearNoise(options.noise_scale, options.noise_min, options.noise_max)
+        self.diffusion = ForwardDiffusion(schedule, options.steps)
         weight = torch.ones(options.steps, dtype=torch.float64)
         if options.reweight:
-            ratio = alpha_bar[1:] / (1 - alpha_bar[1:])
+            level = alpha_bar(schedule, options.steps)
+            ratio = level / (1 - level)
             weight[1:] = 0.5 * (ratio[:-1] - ratio[1:])
             weight /= weight.mean()
-        self.register_buffer("alpha_bar", alpha_bar.float(), persistent=False)
-        self.register_buffer("noise", (1 - alpha_bar).float(), persistent=False)
         self.register_buffer("step_weight", weight.float(), persistent=False)
         self.register_buffer("squared_loss", torch.zeros(options.steps), persistent=False)
         self.time = nn.Linear(options.time_dim, options.time_dim)
@@ -127,7 +115,7 @@ class DiffRec(Model):
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)
-        self.rows = self.rows.to(self.alpha_bar.device)
+        self.rows = self.rows.to(self.step_weight.device)
         return self
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
@@ -152,9 +140,8 @@ class DiffRec(Model):
         k = torch.zeros(0, dtype=torch.int64, device=x.device)
         if count:
             k = torch.multinomial(probability, count, replacement=True, generator=generator)
-        level = self.alpha_bar[k + 1].unsqueeze(1)
         noise = torch.randn(x.shape, generator=generator, device=x.device)
-        noised = level.sqrt() * x + self.noise[k + 1].unsqueeze(1).sqrt() * noise
+        noised = self.diffusion(x, noise, k + 1)
         if self.options.dropout:
             kept = torch.rand(x.shape, generator=generator, device=x.device) >= self.options.dropout
             noised = noised * kept / (1 - self.options.dropout)
@@ -175,15 +162,7 @@ class DiffRec(Model):
     @torch.no_grad()
     def predict(self, users: Tensor) -> Tensor:
         """Rows ``[B, N]`` at the end of the reverse process of ``users`` ``[B]``."""
-        x = self.rows.dense(users)
-        for t in range(self.options.steps, 0, -1):
-            predicted = self(x, torch.full_like(users, t))
-            before, after = self.alpha_bar[t - 1], self.alpha_bar[t]
-            alpha = after / before
-            noise_before, noise_after = self.noise[t - 1], self.noise[t]
-            step_noise = (noise_after - noise_before) / before  # 1 - alpha, without cancellation
-            x = before.sqrt() * step_noise / noise_after * predicted + alpha.sqrt() * noise_before / noise_after * x
-        return x
+        return reverse_process(self, self.rows.dense(users), self.diffusion)
 
     def scorer(self) -> Scorer:
         return chunk_scorer(self.predict, lambda scores, window: scores[:, window].clone())

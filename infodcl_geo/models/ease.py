@@ -28,7 +28,7 @@ class EASEOptions:
 
 
 def ease_weights(interactions: Tensor, num_users: int, num_items: int, options: EASEOptions = EASEOptions()) -> Tensor:
-    r"""Item-item weights of EASE (Steck, WWW 2019, eq. 8), with which user u scores :math:`x_u B`.
+    r"""Item-item weights of EASE (Steck, WWW 2019), with which user u scores :math:`x_u B`.
 
     .. math::
         \min_B \|X - XB\|_F^2 + \lambda \|B\|_F^2, \quad \operatorname{diag}(B) = 0

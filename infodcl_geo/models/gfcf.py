@@ -65,7 +65,7 @@ def gfcf_factors(
 
 
 def gfcf_scorer(interactions: Tensor, num_users: int, num_items: int, users: Tensor, items: Tensor) -> Scorer:
-    r"""Scores of GF-CF (Shen et al., CIKM 2021, eq. 13):
+    r"""Scores of GF-CF (Shen et al., CIKM 2021):
 
     .. math::
         s_u = r_u \left(\tilde R^\top \tilde R + \alpha D^{-1/2} V_k V_k^\top D^{1/2}\right), \qquad
