@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .graph import Graph, csr_parts, from_scipy, interaction_graph, normalized_interactions, sparse_matrix, to_scipy
+from .graph import Graph, csr_parts, from_scipy, interaction_graph, normalized_interactions, to_scipy
 from .interactions import Interactions
 from .side_information import ItemFeatures, KnowledgeGraph, SocialGraph
-from .similarity import jaccard_graph, jaccard_mean, keep_top_k
+from .similarity import cosine_graph, jaccard_graph, jaccard_mean, keep_top_k
 from .spectral import SVDMethod, truncated_svd
 
 
@@ -435,7 +435,7 @@ def _described_by(
 ) -> Channel:
     """The channel of :class:`Modal`."""
     values = _standardised(features)
-    similar = _cosine_graph(values, features.covered, top_k)
+    similar = cosine_graph(values, features.covered, top_k=top_k)
     if aggregate == "neighbours":
         metadata = weighted_mean(similar, vectors.items, vectors.items)
         return Channel(name, metadata, source, _has_edges(similar), similar, "items")
@@ -471,27 +471,6 @@ def _reduced(values: Tensor, dim: int) -> Tensor:
     result = torch.zeros(len(values), dim)
     result[:, :rank] = torch.where(largest < 0, -coordinates, coordinates)
     return result
-
-
-def _cosine_graph(values: Tensor, covered: Tensor, top_k: int, chunk_size: int = 2048) -> Graph:
-    """The ``top_k`` items of largest positive cosine similarity of each covered item, itself excluded."""
-    known = covered.nonzero().squeeze(1)
-    unit = F.normalize(values[known], dim=1)
-    row, col, weight = [], [], []
-    count = min(top_k, max(len(known) - 1, 0))
-    for start in range(0, len(known) if count else 0, chunk_size):
-        cosine = unit[start : start + chunk_size] @ unit.T
-        inside = torch.arange(len(cosine))
-        cosine[inside, start + inside] = -torch.inf
-        largest, index = cosine.topk(count)
-        positive = largest > 0
-        row.append(known[start + inside].unsqueeze(1).expand_as(index)[positive])
-        col.append(known[index[positive]])
-        weight.append(largest[positive])
-    if not row:
-        empty = torch.empty(0, dtype=torch.int64)
-        row, col, weight = [empty], [empty], [torch.empty(0)]
-    return Graph(sparse_matrix(torch.cat(row), torch.cat(col), torch.cat(weight), (len(values), len(values))))
 
 
 def _top_k_product(left: Any, right: Any, top_k: int, chunk_size: int = 2048) -> Graph:

@@ -11,11 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .channels import Channel, _cosine_graph
+from .channels import Channel
 from .graph import Graph, csr_parts, interaction_graph, sparse_matrix, to_scipy
 from .interactions import Interactions
 from .models.infodcl import InfoDCLOptions
 from .nn.psnet import PSNet
+from .similarity import cosine_graph
 
 _IntArray = npt.NDArray[np.int64]
 _LOOK_UPS = 2**22
@@ -165,7 +166,7 @@ def inspect_channel(
     """
     graph, over = channel.graph, channel.over
     if graph is None or over is None:
-        graph, over = _cosine_graph(channel.metadata, channel.covered, neighbours), "items"
+        graph, over = cosine_graph(channel.metadata, channel.covered, top_k=neighbours), "items"
     found = None
     if data.valid.size(1):
         found = agreement(data, graph, over, shuffles=shuffles, max_pairs=max_pairs, seed=seed)

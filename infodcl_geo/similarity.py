@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .graph import Graph, from_scipy, to_scipy
+from .graph import Graph, from_scipy, sparse_matrix, to_scipy
 
 MAX_PAIRS = 2**32
 """Default bound of the pairs that an intersection count looks at; the user graph of MovieLens-1M has 0.25 billion."""
@@ -164,3 +165,34 @@ def keep_top_k(matrix: Any, top_k: int) -> Any:
     row, column, bits = np.concatenate(kept_rows), 0xFFFFFFFF - (chosen & 0xFFFFFFFF), chosen >> 32
     bits ^= (bits >> 63) & 0x7FFFFFFF
     return sp.csr_matrix((bits.astype(np.int32).view(np.float32), (row, column)), shape=matrix.shape)
+
+
+def cosine_graph(values: Tensor, covered: Tensor, *, top_k: int, chunk_size: int = 2048) -> Graph:
+    r"""The ``top_k`` rows of largest positive cosine similarity :math:`x_a^\top x_b / (\|x_a\| \|x_b\|)` of each row.
+
+    Args:
+        values: vectors x ``[n, f]``.
+        covered: bool ``[n]``, rows that take part; the others have and are no neighbours.
+        top_k: neighbours of each row, itself excluded; fewer where fewer are similar.
+        chunk_size: rows compared at a time; bounds memory. The work grows with n squared.
+
+    Returns:
+        Graph ``[n, n]`` with the cosines as weights.
+    """
+    known = covered.nonzero().squeeze(1)
+    unit = F.normalize(values[known], dim=1)
+    row, col, weight = [], [], []
+    count = min(top_k, max(len(known) - 1, 0))
+    for start in range(0, len(known) if count else 0, chunk_size):
+        cosine = unit[start : start + chunk_size] @ unit.T
+        inside = torch.arange(len(cosine))
+        cosine[inside, start + inside] = -torch.inf
+        largest, index = cosine.topk(count)
+        positive = largest > 0
+        row.append(known[start + inside].unsqueeze(1).expand_as(index)[positive])
+        col.append(known[index[positive]])
+        weight.append(largest[positive])
+    if not row:
+        empty = torch.empty(0, dtype=torch.int64)
+        row, col, weight = [empty], [empty], [torch.empty(0)]
+    return Graph(sparse_matrix(torch.cat(row), torch.cat(col), torch.cat(weight), (len(values), len(values))))

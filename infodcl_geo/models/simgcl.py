@@ -12,9 +12,8 @@ from torch import Tensor
 from infodcl_geo.kernels import infonce
 
 from ..graph import Graph
-from ..nn.losses import bpr_loss, embedding_penalty
 from ..sampling import Batch
-from .base import EmbeddingModel
+from .lightgcn import LightGCN
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def perturbed_layers(
     return layers
 
 
-class SimGCL(EmbeddingModel):
+class SimGCL(LightGCN):
     r"""SimGCL (Yu et al., SIGIR 2022): LightGCN's BPR, and InfoNCE between two perturbed views.
 
     .. math::
@@ -127,18 +126,6 @@ class SimGCL(EmbeddingModel):
     def propagated(self) -> tuple[Tensor, Tensor]:
         return self._split(_mean(perturbed_layers(self.graph, self._first(), self.num_layers, 0.0)))
 
-    def _ranking(self, batch: Batch, nodes: Tensor) -> dict[str, Tensor]:
-        users, items = self._split(nodes)
-        ranking = bpr_loss(
-            F.embedding(batch.users, users), F.embedding(batch.positives, items), F.embedding(batch.negatives, items)
-        )
-        penalty = embedding_penalty(
-            F.embedding(batch.users, self.user_embedding.weight),
-            F.embedding(batch.positives, self.item_embedding.weight),
-            F.embedding(batch.negatives, self.item_embedding.weight),
-        )
-        return {"bpr": self.bpr_weight * ranking, "reg": self.penalty * penalty}
-
     def _contrast(self, batch: Batch, one: Tensor, other: Tensor) -> Tensor:
         total = one.new_zeros(())
         for chosen, a, b in zip((batch.users, batch.positives), self._split(one), self._split(other), strict=True):
@@ -153,7 +140,7 @@ class SimGCL(EmbeddingModel):
         views = [
             _mean(perturbed_layers(self.graph, first, self.num_layers, self.options.noise, generator)) for _ in range(2)
         ]
-        return {**self._ranking(batch, clean), "nce": self._contrast(batch, *views)}
+        return {**self.ranking(batch, *self._split(clean)), "nce": self._contrast(batch, *views)}
 
 
 class XSimGCL(SimGCL):
@@ -187,7 +174,7 @@ class XSimGCL(SimGCL):
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         layers = perturbed_layers(self.graph, self._first(), self.num_layers, self.options.noise, generator)
         final = _mean(layers)
-        return {**self._ranking(batch, final), "nce": self._contrast(batch, final, layers[self.layer - 1])}
+        return {**self.ranking(batch, *self._split(final)), "nce": self._contrast(batch, final, layers[self.layer - 1])}
 
 
 def _mean(layers: list[Tensor]) -> Tensor:
