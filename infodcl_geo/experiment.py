@@ -174,7 +174,8 @@ def default_config(model: ModelName, **training: Any) -> Config:
     elif model == "lightgcl":
         config = replace(config, model=ModelOptions(model, num_layers=2, penalty=0.036, init_std=0.01))
     elif model == "simdiff":
-        config = replace(config, model=ModelOptions(model, num_layers=1, penalty=0.01, init_std=0.03))
+        config = replace(config, model=ModelOptions(model, num_layers=1, penalty=0.01, init_std=0.1))
+        config = replace(config, training=replace(config.training, lr=0.01))
     elif model in ("ncl", "sgl"):
         config = replace(config, model=ModelOptions(model, num_layers=2, penalty=0.004, init_std=0.03))
     elif model in ("simgcl", "xsimgcl"):

@@ -65,7 +65,8 @@ SOURCES = {"both": (0.6, 0.4), "item": (1.0, 0.0), "signal": (0.0, 1.0)}
 @pytest.mark.parametrize("source", ["both", "item", "signal"])
 @pytest.mark.parametrize("target", ["item", "both"])
 def test_objective_term_by_term(source: str, target: str) -> None:
-    model = simdiff(injection=0.6, reconstruction=0.3, collaboration=0.2, unguided=0.5, source=source, target=target)
+    weights = {"injection": 0.6, "reconstruction": 0.3, "collaboration": 0.2, "collaboration_kind": "norm"}
+    model = simdiff(**weights, unguided=0.5, source=source, target=target)
     with torch.no_grad():
         model.denoiser.unguided.normal_()
     terms = model.loss(BATCH, seeded())
@@ -110,8 +111,8 @@ def test_without_modal_it_is_gaussian_diffusion_without_a_guide() -> None:
 
 def test_without_collaboration_loss() -> None:
     assert "balance" not in simdiff(collaboration=0.0).loss(BATCH, seeded())
-    squared = simdiff(collaboration_kind="squared").loss(BATCH, seeded())["balance"]
-    norm = simdiff(collaboration_kind="norm").loss(BATCH, seeded())["balance"]
+    squared = simdiff(collaboration=1.0, collaboration_kind="squared").loss(BATCH, seeded())["balance"]
+    norm = simdiff(collaboration=1.0, collaboration_kind="norm").loss(BATCH, seeded())["balance"]
     torch.testing.assert_close(squared * 4, (norm * 4) ** 2)
 
 
@@ -155,7 +156,7 @@ def test_inference_is_the_guided_reverse_process_and_propagation() -> None:
 
 
 def test_the_reverse_process_runs_once_for_all_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = simdiff(steps=6, guidance=0.0)
+    model = simdiff(steps=6, inference_steps=0, guidance=0.0)
     calls = []
     forward = model.denoiser.forward
     monkeypatch.setattr(model.denoiser, "forward", lambda *x: calls.append(x[1][0].item()) or forward(*x))
@@ -208,7 +209,7 @@ def blocks(seed: int = 0) -> tuple[Interactions, Tensor]:
     return Interactions(*parts, empty, users, items, *ids, "blocks"), features
 
 
-@pytest.mark.parametrize("options", [{}, {"inference_steps": 5, "sampler": "ddim"}])
+@pytest.mark.parametrize("options", [{}, {"inference_steps": 0, "sampler": "mean"}])
 def test_it_learns_planted_taste(options: dict[str, object]) -> None:
     data, features = blocks()
     config = default_config("simdiff")
@@ -239,7 +240,8 @@ def test_errors() -> None:
         {"collaboration": -1.0},
         {"guidance": -1.0},
         {"time_dim": 0},
-        {"inference_steps": 300},
+        {"steps": 0},
+        {"inference_steps": -1},
     ):
         with pytest.raises(ValueError, match=next(iter(bad))):
             SimDiffOptions(**bad)  # type: ignore[arg-type]
