@@ -66,7 +66,7 @@ class DiffRec(Model):
         \mathcal L_t = w_t \|x_0 - \hat x_\theta(x_t, t)\|_2^2, \quad w_1 = 1, \quad
         w_t = \tfrac12 \left(\frac{\bar\alpha_{t-1}}{1-\bar\alpha_{t-1}} - \frac{\bar\alpha_t}{1-\bar\alpha_t}\right)
 
-    (their bound of the likelihood; here divided by the mean of :math:`w`, to which Adam is blind). Inference starts from
+    (the bound of the likelihood; here divided by the mean of :math:`w`, to which Adam is blind). Inference starts at
     :math:`\hat x_T = x_0` (T' = 0 steps of corruption) and takes T reverse steps along the means of the posterior
     (:func:`~infodcl_geo.nn.diffusion.reverse_process`), without noise.
 
