@@ -233,6 +233,7 @@ def test_errors() -> None:
         {"item_layers": -1},
         {"similar_items": 0},
         {"steps": 0},
+        {"time_dim": 0},
         {"temperature": 0.0},
     ):
         with pytest.raises(ValueError, match=next(iter(bad))):

@@ -38,6 +38,7 @@ class DiffCLOptions:
         noise_scale: s, which scales the noise of all steps.
         noise_min: share of s that is the noise variance of step 1.
         noise_max: share of s that is the noise variance of step T.
+        time_dim: size of the denoisers' encoding of the step.
         denoising: weight of the reconstruction by which the denoisers learn to denoise; it trains nothing else.
     """
 
@@ -51,13 +52,14 @@ class DiffCLOptions:
     noise_scale: float = 0.1
     noise_min: float = 0.01
     noise_max: float = 0.1
+    time_dim: int = 8
     denoising: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("contrast", "align", "item_layers", "denoising"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} cannot be negative: {getattr(self, name)}")
-        for name in ("similar_items", "steps"):
+        for name in ("similar_items", "steps", "time_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not self.temperature > 0:
@@ -100,7 +102,7 @@ class _Modality(nn.Module):
         self.similar: Graph | None = None
         if options.item_layers:
             self.similar = similar_items_graph(torch.cat(list(features.values()), dim=1), options.similar_items)
-        self.denoiser = Denoiser(dim) if options.contrast else None
+        self.denoiser = Denoiser(dim, time_dim=options.time_dim) if options.contrast else None
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)
