@@ -238,14 +238,14 @@ def measure(names: list[str], settings: Settings, rounds: int, limit: float, mem
     return pd.DataFrame(rows)
 
 
-def time_to_quality(names: list[str], settings: Settings, epochs: int, eval_every: int) -> pd.DataFrame:
+def time_to_quality(names: list[str], settings: Settings, limits: dict[str, int]) -> pd.DataFrame:
     """Train each model with its own settings until validation stops it; one row for each validated epoch."""
     data = settings.load()
     rows = []
     for name in names:
         config = config_of(name)
-        training = replace(config.training, epochs=epochs, eval_every=eval_every, batch_size=settings.batch_size)
-        config = replace(config, training=replace(training, monitor="recall@20"))
+        training = replace(config.training, **limits, batch_size=settings.batch_size, monitor="recall@20")
+        config = replace(config, training=training)
         start = time.perf_counter()
         model = prepare(name, data, settings, config).model
         once = time.perf_counter() - start
@@ -304,7 +304,12 @@ def main() -> None:
         help=f"names with commas between: {', '.join((*TRAINED, *PYG))}",
     )
     parser.add_argument("--out", type=Path, required=True, help="CSV file, one row a model")
-    parser.add_argument("--rounds", type=int, default=5, help="epochs of each model, after one to warm up")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=5,
+        help="epochs of each model, after one to warm up; 0 reads --out of an earlier run",
+    )
     parser.add_argument("--batch-size", type=int, default=2048)
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--layers", type=int, default=3, help="propagation layers of all models")
@@ -315,7 +320,8 @@ def main() -> None:
     parser.add_argument("--quality-models", default=None, help="for --quality, where not all of --models that train")
     parser.add_argument("--epochs", type=int, default=300, help="for --quality")
     parser.add_argument("--eval-every", type=int, default=5, help="for --quality")
-    parser.add_argument("--figure", type=Path, help="PNG file; needs --quality, of this run or an earlier one")
+    parser.add_argument("--patience", type=int, default=50, help="for --quality, epochs without a better validation")
+    parser.add_argument("--figure", type=Path, help="PNG file; needs --quality")
     options = parser.parse_args()
     names = options.models.split(",")
     unknown = [name for name in names if name not in (*TRAINED, *PYG)]
@@ -324,15 +330,19 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     settings = Settings(options.data, options.batch_size, options.dim, options.layers, options.threads)
 
-    times = measure(names, settings, options.rounds, options.limit, not options.no_memory)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    times.to_csv(options.out, index=False)
+    if options.rounds:
+        times = measure(names, settings, options.rounds, options.limit, not options.no_memory)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        times.to_csv(options.out, index=False)
+    else:
+        times = pd.read_csv(options.out)
     ratios = [name for name in ("ratio_to_pyg_lightgcn", "ratio_to_simgcl") if name in times]
     shown = times[["model", "seconds_per_epoch", "fastest_epoch", "slowest_epoch", *ratios]]
     print(tabulate(shown, headers="keys", tablefmt="github", floatfmt=".3f", showindex=False))
     if options.quality:
         chosen = options.quality_models.split(",") if options.quality_models else [n for n in names if n not in PYG]
-        quality = time_to_quality(chosen, settings, options.epochs, options.eval_every)
+        limits = {"epochs": options.epochs, "eval_every": options.eval_every, "patience": options.patience}
+        quality = time_to_quality(chosen, settings, limits)
         quality.to_csv(options.quality, index=False)
         if options.figure:
             draw(times, quality, options.figure)

@@ -199,11 +199,11 @@ class UserSimilarity:
     """The user channel: :func:`user_similarity_metadata`. Items without a training user are not covered.
 
     Args:
-        graph_top_k: the channel's graph holds this many most similar users of each user, for diagnostics (the metadata
-            are made from all of them); 0 leaves it out.
+        graph_top_k: the channel also gets a graph of this many most similar users of each user, for diagnostics alone
+            (the metadata are made from all of them); 0 leaves it out, and diagnostics compare the metadata.
     """
 
-    graph_top_k: int = 20
+    graph_top_k: int = 0
 
     def __call__(self, data: Interactions, vectors: Vectors) -> Channel:
         metadata = user_similarity_metadata(data.train, data.num_users, data.num_items, vectors.users)
