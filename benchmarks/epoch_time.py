@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import platform
-import resource
 import statistics
 import time
 from dataclasses import dataclass, field, replace
@@ -181,19 +180,21 @@ def prepare(name: str, data: Interactions, settings: Settings, config: Config | 
     return Contestant(name, model, sampler, make_optimizer(model, lr), seconds)
 
 
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _resident(field_name: str) -> int:
+    """Bytes of a memory field of this process, such as VmRSS and its peak VmHWM (Linux)."""
+    text = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith(field_name))
 
 
 def extra_memory(name: str, settings: Settings) -> int:
-    """Bytes that preparation and training add to the peak of a process that has loaded the data."""
+    """Bytes that preparation and an epoch of training add at their peak to a process that has loaded the data."""
     torch.set_num_threads(settings.threads)
     data = settings.load()
-    before = _peak_bytes()
-    contestant = prepare(name, data, settings)
-    # The first steps hold one with diffusion only in an epoch's middle, so a whole epoch is trained.
-    contestant.epoch(limit=5.0)
-    return _peak_bytes() - before
+    # Reading the files may have taken more than the training will: the peak starts anew.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _resident("VmRSS")
+    prepare(name, data, settings).epoch(limit=5.0)
+    return _resident("VmHWM") - before
 
 
 def measure(names: list[str], settings: Settings, rounds: int, limit: float, memory: bool) -> pd.DataFrame:
@@ -225,7 +226,7 @@ def measure(names: list[str], settings: Settings, rounds: int, limit: float, mem
             if other is not None:
                 ratios = [mine / its for mine, its in zip(one.epochs, other.epochs, strict=True)]
                 row[f"ratio_to_{title}"] = statistics.median(ratios)
-        if memory:
+        if memory and Path("/proc/self/clear_refs").exists():
             context = multiprocessing.get_context("spawn")
             with context.Pool(1) as pool:
                 row["extra_peak_mib"] = pool.apply(extra_memory, (one.name, settings)) / 2**20
