@@ -167,6 +167,7 @@ def default_config(model: ModelName, **training: Any) -> Config:
         config = replace(config, model=ModelOptions(model, num_layers=2, penalty=0.004, init_std=0.03))
     elif model == "diffcl":
         config = replace(config, model=ModelOptions(model, num_layers=2, penalty=0.001, init_std=0.03))
+        config = replace(config, training=replace(config.training, lr=0.001))
     elif model == "diffrec":
         config = replace(config, training=replace(config.training, lr=0.001))
     elif model == "mf":
