@@ -28,8 +28,9 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
+from infodcl_geo.channels import Vectors
 from infodcl_geo.datasets import power_law_graph
-from infodcl_geo.experiment import Config, build_channels, build_model, default_config, pretrain
+from infodcl_geo.experiment import WITH_CHANNELS, Config, build_channels, build_model, default_config, pretrain
 from infodcl_geo.graph import WITH_TORCH_SPARSE, csr_parts, normalized_adjacency
 from infodcl_geo.interactions import Interactions, load_interactions
 from infodcl_geo.models import Model
@@ -38,6 +39,8 @@ from infodcl_geo.scoring import Scorer, dot_scorer
 from infodcl_geo.training import make_optimizer, rank, train, train_epoch
 
 TRAINED = ("infodcl", "infodcl-two", "simdiff", "diffcl", "mf", "lightgcn", "simgcl", "xsimgcl")
+# Baselines that start from the pretrained vectors, as InfoDCL does.
+STARTED = {"mf-pretrained": "mf", "lightgcn-pretrained": "lightgcn"}
 PYG = {"pyg-lightgcn": "sparse", "pyg-lightgcn-csr": "csr", "pyg-lightgcn-edge-index": "edge-index"}
 
 
@@ -139,6 +142,9 @@ def config_of(name: str) -> Config:
     if name == "infodcl-two":
         config = default_config("infodcl")
         return replace(config, model=replace(config.model, channels="both"))
+    if name in STARTED:
+        config = default_config(STARTED[name])  # type: ignore[arg-type]
+        return replace(config, model=replace(config.model, init="pretrained"))
     return default_config(name)  # type: ignore[arg-type]
 
 
@@ -156,15 +162,16 @@ def prepare(name: str, data: Interactions, settings: Settings, config: Config | 
             config = config_of(name)
             layers = settings.layers
             config = replace(config, model=replace(config.model, dim=settings.dim, num_layers=layers))
-        channels = {}
-        if name in ("infodcl", "infodcl-two", "simdiff", "diffcl"):
-            vectors = pretrain(data, config, device=torch.device("cpu"), progress=False)
+        channels, vectors = [], None
+        if config.model.model in WITH_CHANNELS or config.model.init == "pretrained":
+            vectors = Vectors(*pretrain(data, config, device=torch.device("cpu"), progress=False))
             seconds["pretraining"] = time.perf_counter() - start
             start = time.perf_counter()
-            channels = build_channels(data, config, *vectors)
+        if vectors is not None and config.model.model in WITH_CHANNELS:
+            channels = build_channels(data, config, vectors.users, vectors.items)
             seconds["channels"] = time.perf_counter() - start
             start = time.perf_counter()
-        model = build_model(data, config, channels)
+        model = build_model(data, config, channels, vectors)
         options = config.training
         anchors, anchor_batch, lr = options.anchors, options.anchor_batch, options.lr
     sampler = BatchSampler(
@@ -302,7 +309,7 @@ def main() -> None:
     parser.add_argument(
         "--models",
         default="infodcl,infodcl-two,mf,lightgcn,simgcl,xsimgcl,pyg-lightgcn,pyg-lightgcn-csr,pyg-lightgcn-edge-index",
-        help=f"names with commas between: {', '.join((*TRAINED, *PYG))}",
+        help=f"names with commas between: {', '.join((*TRAINED, *STARTED, *PYG))}",
     )
     parser.add_argument("--out", type=Path, required=True, help="CSV file, one row a model")
     parser.add_argument(
@@ -325,9 +332,9 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="PNG file; needs --quality")
     options = parser.parse_args()
     names = options.models.split(",")
-    unknown = [name for name in names if name not in (*TRAINED, *PYG)]
+    unknown = [name for name in names if name not in (*TRAINED, *STARTED, *PYG)]
     if unknown:
-        parser.error(f"unknown models {', '.join(unknown)}; there are {', '.join((*TRAINED, *PYG))}")
+        parser.error(f"unknown models {', '.join(unknown)}; there are {', '.join((*TRAINED, *STARTED, *PYG))}")
     torch.set_num_threads(options.threads)
     settings = Settings(options.data, options.batch_size, options.dim, options.layers, options.threads)
 

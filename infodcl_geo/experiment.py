@@ -77,7 +77,8 @@ class ModelOptions:
         dim: embedding size.
         num_layers: propagation layers.
         penalty: weight of the squared norms of the batch's embeddings.
-        init_std: standard deviation of the initial embeddings.
+        init_std: standard deviation, or root mean square, of the initial embeddings.
+        init: initial embeddings: 'normal' (random) or 'pretrained' (the vectors of ``pretraining``, scaled).
         channels: metadata channels of the models that read them, separated by commas: 'item' (similar items), 'user'
             (similar users), 'social', 'knowledge', 'modal' (one for each file of features); 'both' is 'item,user'.
         similar_items: neighbours of each item in the item, knowledge and modal channels.
@@ -96,6 +97,7 @@ class ModelOptions:
     num_layers: int = 1
     penalty: float = 0.01
     init_std: float = 0.02
+    init: Literal["normal", "pretrained"] = "normal"
     channels: str = "user"
     similar_items: int = 20
     social: str | None = None
@@ -163,7 +165,9 @@ def default_config(model: ModelName, **training: Any) -> Config:
         training: fields of :class:`~infodcl_geo.training.TrainOptions` to change, such as ``seed`` or ``epochs``.
     """
     config = Config(model=ModelOptions(model=model))
-    if model == "lightgcn":
+    if model == "infodcl":
+        config = replace(config, model=replace(config.model, init="pretrained"))
+    elif model == "lightgcn":
         config = replace(config, model=ModelOptions(model, num_layers=2, penalty=0.004, init_std=0.03))
     elif model == "diffcl":
         config = replace(config, model=ModelOptions(model, num_layers=2, penalty=0.001, init_std=0.03))
@@ -287,8 +291,30 @@ def _metadata(channels: Mapping[str, Tensor] | Sequence[Channel]) -> dict[str, T
     return {channel.name: channel.metadata for channel in channels}
 
 
-def build_model(data: Interactions, config: Config, channels: Mapping[str, Tensor] | Sequence[Channel]) -> Model:
-    """The model that ``config`` names, with weights from its seed; ``channels`` are for those in ``WITH_CHANNELS``."""
+def build_model(
+    data: Interactions,
+    config: Config,
+    channels: Mapping[str, Tensor] | Sequence[Channel],
+    vectors: Vectors | None = None,
+) -> Model:
+    """The model that ``config`` names, with weights from its seed.
+
+    Args:
+        channels: for the models in ``WITH_CHANNELS``.
+        vectors: pretrained vectors that embeddings start from, if ``config`` asks for it; pretrained here if missing.
+    """
+    model = _new_model(data, config, channels)
+    if config.model.init == "pretrained":
+        if not isinstance(model, EmbeddingModel):
+            raise ValueError(f"{config.model.model} has no embeddings that could start from pretrained vectors")
+        if vectors is None or vectors.items.size(1) != model.dim:
+            config = replace(config, model=replace(config.model, dim=model.dim))
+            vectors = Vectors(*pretrain(data, config, device=torch.device("cpu"), progress=False))
+        model.start_from(vectors.users, vectors.items)
+    return model
+
+
+def _new_model(data: Interactions, config: Config, channels: Mapping[str, Tensor] | Sequence[Channel]) -> Model:
     options = config.model
     torch.manual_seed(config.training.seed)
     graph = normalized_adjacency(data.train, data.num_users, data.num_items)
@@ -374,8 +400,8 @@ def fit(
     elif channels is None:
         channels = channel_builders(config.model, data)
     ready: list[Channel] = []
+    vectors: Vectors | None = None
     if not isinstance(channels, Mapping):
-        vectors: Vectors | None = None
         for channel in channels:
             if not isinstance(channel, Channel):
                 if vectors is None:
@@ -386,7 +412,7 @@ def fit(
                 channel = channel(data, vectors)
                 seconds["channels"] = seconds.get("channels", 0.0) + time.perf_counter() - start
             ready.append(channel)
-    model = build_model(data, config, channels if isinstance(channels, Mapping) else ready).to(target)
+    model = build_model(data, config, channels if isinstance(channels, Mapping) else ready, vectors).to(target)
     result = train(model, data, config.training, ks=ks, progress=progress, on_evaluation=on_evaluation)
     embeddings = model.embeddings() if isinstance(model, EmbeddingModel) else None
     return Run(config, model.scorer(), result, {}, seconds, embeddings, model, channels=ready)

@@ -181,3 +181,19 @@ def test_errors() -> None:
     for bad in ({"reconstruction": 1.5}, {"contrast": -1.0}, {"temperature": 0.0}, {"metadata_scale": 0.0}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             InfoDCLOptions(**bad)  # type: ignore[arg-type]
+
+
+def test_embeddings_start_from_vectors_of_the_wanted_size() -> None:
+    torch.manual_seed(0)
+    model = EmbeddingModel(graph(), USERS, ITEMS, dim=2, init_std=0.5)
+    random = model.item_embedding.weight.clone()
+    items = torch.tensor([[3.0, 0.0], [4.0, 0.0], [0.0, 0.0], [-3.0, 0.0], [4.0, 0.0]])
+    model.start_from(torch.zeros(USERS, 2), items)
+    # The known entries are 3, 4, -3, 4: a root mean square of sqrt(12.5).
+    scaled = items * (0.5 / 12.5**0.5)
+    started = model.item_embedding.weight
+    torch.testing.assert_close(started[[0, 1, 3, 4], 0], scaled[[0, 1, 3, 4], 0])
+    assert torch.equal(started[:, 1], random[:, 1])
+    assert torch.equal(started[2], random[2])
+    with pytest.raises(ValueError, match="cannot start a table"):
+        model.start_from(torch.zeros(USERS, 2), torch.zeros(ITEMS, 3))

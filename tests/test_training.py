@@ -8,8 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from infodcl_geo.experiment import Config, ModelOptions, build_channels, default_config, pretrain, run
+from infodcl_geo.channels import spectral_embeddings
+from infodcl_geo.datasets import demo
+from infodcl_geo.experiment import Config, ModelOptions, build_channels, build_model, default_config, pretrain, run
 from infodcl_geo.interactions import IdMap, Interactions
+from infodcl_geo.models.base import EmbeddingModel
 from infodcl_geo.models.infodcl import InfoDCLOptions
 from infodcl_geo.training import TrainOptions
 
@@ -142,3 +145,21 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match="dim must be at least 1"):
         ModelOptions(dim=0)
     assert default_config("lightgcn", seed=3).training.seed == 3
+
+
+def test_pretrained_vectors_are_where_training_starts() -> None:
+    data = demo(1, num_users=60, num_items=50).interactions
+    wanted = default_config("mf")
+    wanted = replace(wanted, model=replace(wanted.model, dim=8, init="pretrained", init_std=0.1))
+    users, items = spectral_embeddings(data.train, data.num_users, data.num_items, 8)
+    model = build_model(data, wanted, {})
+    assert isinstance(model, EmbeddingModel)
+    for table, vectors in ((model.user_embedding.weight, users), (model.item_embedding.weight, items)):
+        known = vectors.abs().sum(1) > 0
+        cosine = torch.nn.functional.cosine_similarity(table[known], vectors[known])
+        torch.testing.assert_close(cosine, torch.ones_like(cosine))
+        assert table.square().mean().sqrt().item() == pytest.approx(0.1, rel=0.1)
+    diffrec = default_config("diffrec")
+    diffrec = replace(diffrec, model=replace(diffrec.model, init="pretrained"))
+    with pytest.raises(ValueError, match="diffrec has no embeddings"):
+        build_model(data, diffrec, {})

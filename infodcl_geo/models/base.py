@@ -74,6 +74,22 @@ class EmbeddingModel(Model):
         nn.init.normal_(self.user_embedding.weight, std=self.init_std)
         nn.init.normal_(self.item_embedding.weight, std=self.init_std)
 
+    @torch.no_grad()
+    def start_from(self, users: Tensor, items: Tensor) -> None:
+        """Initial embeddings from pretrained vectors ``[M, d]`` and ``[N, d]`` instead of random ones.
+
+        Each table is scaled to a root mean square of ``init_std``. Entries that are zero, of nodes without
+        interactions or of components beyond the rank of a small data set, keep their random start: a zero in both
+        tables has no gradient.
+        """
+        for table, vectors in ((self.user_embedding.weight, users), (self.item_embedding.weight, items)):
+            if vectors.shape != table.shape:
+                raise ValueError(f"vectors of shape {list(vectors.shape)} cannot start a table of {list(table.shape)}")
+            known = vectors != 0
+            if bool(known.any()):
+                scale = self.init_std / vectors[known].square().mean().sqrt()
+                table.copy_(torch.where(known, vectors * scale, table))
+
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)
         self.graph = self.graph.to(self.user_embedding.weight.device)
