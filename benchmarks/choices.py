@@ -18,6 +18,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
+from infodcl_geo.channels import Vectors
 from infodcl_geo.experiment import Config, build_channels, default_config, pretrain, run
 from infodcl_geo.interactions import Interactions, load_interactions
 
@@ -27,6 +28,7 @@ CHOICES: dict[str, dict[str, dict[str, Any]]] = {
     "basis: batch": {"infodcl": {"basis": "batch"}},
     "basis: item": {"infodcl": {"basis": "item"}},
     "pretraining: lightgcn": {"model": {"pretraining": "lightgcn"}},
+    "start: random": {"model": {"init": "normal"}},
     "channel: item": {"model": {"channels": "item"}},
     "channels: both": {"model": {"channels": "both"}},
     "anchors: unique positives": {"training": {"anchors": "unique"}},
@@ -81,7 +83,8 @@ def one_run(
     key = (config.model.pretraining, config.training.seed if config.model.pretraining == "lightgcn" else 0)
     if key not in vectors:
         vectors[key] = pretrain(data, config, device=torch.device("cpu"), progress=False)
-    outcome = run(data, config, channels=build_channels(data, config, *vectors[key]), ks=(20,), progress=False)
+    channels = build_channels(data, config, *vectors[key])
+    outcome = run(data, config, channels=channels, vectors=Vectors(*vectors[key]), ks=(20,), progress=False)
     result = outcome.result
     return {
         "best_epoch": result.best_epoch,

@@ -33,10 +33,10 @@ from pathlib import Path
 
 import torch
 
-from infodcl_geo.channels import ItemSimilarity, UserSimilarity, Vectors
+from infodcl_geo.channels import Vectors
 from infodcl_geo.datasets import power_law_graph
 from infodcl_geo.evaluation import evaluate
-from infodcl_geo.experiment import build_model, default_config, pretrain
+from infodcl_geo.experiment import build_channels, build_model, default_config, pretrain
 from infodcl_geo.optim import LazyAdam
 from infodcl_geo.sampling import BatchSampler
 from infodcl_geo.training import make_optimizer, train_epoch
@@ -86,17 +86,12 @@ def measure(scale: float, name: str, steps: int, sample: int) -> Row:
     generate = watch()
 
     config = default_config(name)  # type: ignore[arg-type]
-    channels = []
+    channels, vectors = [], None
     if name == "infodcl":
         vectors = Vectors(*pretrain(data, config, device=torch.device("cpu"), progress=False))
-        if config.model.channels in ("item", "both"):
-            channels.append(ItemSimilarity(config.model.similar_items)(data, vectors))
-        if config.model.channels in ("user", "both"):
-            # The channel's graph is for diagnostics; training does not read it.
-            channels.append(UserSimilarity(graph_top_k=0)(data, vectors))
-        del vectors
-    model = build_model(data, config, channels)
-    channels.clear()
+        channels = build_channels(data, config, vectors.users, vectors.items)
+    model = build_model(data, config, channels, vectors)
+    del channels, vectors
     options = config.training
     generator = torch.Generator().manual_seed(0)
     sampler = BatchSampler(

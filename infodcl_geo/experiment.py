@@ -373,6 +373,7 @@ def fit(
     config: Config = Config(),
     *,
     channels: Channels | None = None,
+    vectors: Vectors | None = None,
     ks: tuple[int, ...] = (10, 20, 50),
     device: torch.device | str | None = None,
     progress: bool = True,
@@ -384,8 +385,8 @@ def fit(
         data: interactions with their split.
         config: model and settings; see :func:`default_config`.
         channels: instead of the channels of ``config``: builders, ready channels, or metadata ``[num_items, d]`` by
-            name (for DiffCL and SimDiff features of any widths). Vectors are pretrained only where there is something
-            to build.
+            name (for DiffCL and SimDiff features of any widths).
+        vectors: pretrained vectors; otherwise pretrained as ``config`` says, where channels or embeddings need them.
         ks: cut-offs of the metrics.
         device: where to train; a CUDA device if there is one.
         progress: show progress bars.
@@ -400,7 +401,6 @@ def fit(
     elif channels is None:
         channels = channel_builders(config.model, data)
     ready: list[Channel] = []
-    vectors: Vectors | None = None
     if not isinstance(channels, Mapping):
         for channel in channels:
             if not isinstance(channel, Channel):
@@ -443,6 +443,7 @@ def run(
     config: Config = Config(),
     *,
     channels: Channels | None = None,
+    vectors: Vectors | None = None,
     ks: tuple[int, ...] = (10, 20, 50),
     mask_validation: bool = False,
     device: torch.device | str | None = None,
@@ -453,10 +454,19 @@ def run(
 
     Args:
         mask_validation: leave validation items out of the test ranking.
-        data, config, channels, ks, device, progress, on_evaluation: as in :func:`fit`.
+        data, config, channels, vectors, ks, device, progress, on_evaluation: as in :func:`fit`.
     """
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    outcome = fit(data, config, channels=channels, ks=ks, device=target, progress=progress, on_evaluation=on_evaluation)
+    outcome = fit(
+        data,
+        config,
+        channels=channels,
+        vectors=vectors,
+        ks=ks,
+        device=target,
+        progress=progress,
+        on_evaluation=on_evaluation,
+    )
     ranking = rank(data, outcome.scorer, "test", ks=ks, mask_validation=mask_validation, device=target)
     user_degree, item_degree = (
         torch.bincount(pairs, minlength=size)
