@@ -28,7 +28,6 @@ CHOICES: dict[str, dict[str, dict[str, Any]]] = {
     "basis: batch": {"infodcl": {"basis": "batch"}},
     "basis: item": {"infodcl": {"basis": "item"}},
     "pretraining: lightgcn": {"model": {"pretraining": "lightgcn"}},
-    "start: random": {"model": {"init": "normal"}},
     "channel: item": {"model": {"channels": "item"}},
     "channels: both": {"model": {"channels": "both"}},
     "anchors: unique positives": {"training": {"anchors": "unique"}},
@@ -52,6 +51,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--choices", nargs="+", default=list(CHOICES), choices=list(CHOICES), metavar="NAME")
     parser.add_argument("--eval-every", type=int, default=5, help="epochs between validations")
+    parser.add_argument("--init", choices=["normal", "pretrained"], default="pretrained", help="where embeddings start")
     options = parser.parse_args()
     data = load_interactions(options.data)
     rows = pd.read_csv(options.out).to_dict("records") if options.out.exists() else []
@@ -61,6 +61,7 @@ def main() -> None:
             if any(row["choice"] == name and row["seed"] == seed for row in rows):
                 continue
             base = default_config("infodcl", seed=seed, eval_every=options.eval_every)
+            base = replace(base, model=replace(base.model, init=options.init))
             rows.append({"choice": name, "seed": seed, **one_run(data, changed(base, CHOICES[name]), vectors)})
             options.out.parent.mkdir(parents=True, exist_ok=True)
             pd.DataFrame(rows).to_csv(options.out, index=False)
