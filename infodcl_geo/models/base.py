@@ -95,11 +95,18 @@ class EmbeddingModel(Model):
         self.graph = self.graph.to(self.user_embedding.weight.device)
         return self
 
+    def nodes(self) -> Tensor:
+        """User embeddings above item embeddings ``[M + N, d]``, the rows of the graph."""
+        return torch.cat([self.user_embedding.weight, self.item_embedding.weight])
+
+    def split(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """The users' rows ``[M, d]`` and the items' ``[N, d]`` of what is computed for all nodes."""
+        users, items = nodes.split([self.num_users, self.num_items])
+        return users, items
+
     def propagated(self) -> tuple[Tensor, Tensor]:
         """User and item embeddings ``[M, d]``, ``[N, d]`` after K layers of propagation, differentiable."""
-        nodes = torch.cat([self.user_embedding.weight, self.item_embedding.weight])
-        users, items = propagate(self.graph, nodes, self.num_layers).split([self.num_users, self.num_items])
-        return users, items
+        return self.split(propagate(self.graph, self.nodes(), self.num_layers))
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         users = self.user_embedding(batch.users)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -141,9 +141,9 @@ class DiffCL(EmbeddingModel):
     - Penalty: on the embeddings that are scored; the paper's leaves out those of the IDs.
 
     Args:
-        graph, num_users, num_items, dim, num_layers, init_std: as in :class:`~infodcl_geo.models.base.EmbeddingModel`.
+        graph, num_users, num_items, shared: as in :class:`~infodcl_geo.models.base.EmbeddingModel`; its ``penalty`` is
+            lambda_E, on the batch's users, positives and negatives.
         features: ``[num_items, f]`` by the modality's name, of any widths.
-        penalty: lambda_E; the squared norms are those of the batch's users, positives and negatives.
         options: see :class:`DiffCLOptions`.
 
     Raises:
@@ -157,35 +157,29 @@ class DiffCL(EmbeddingModel):
         num_items: int,
         features: Mapping[str, Tensor],
         *,
-        dim: int = 64,
-        num_layers: int = 2,
-        penalty: float = 1e-3,
-        init_std: float = 0.1,
         options: DiffCLOptions = DiffCLOptions(),
+        **shared: Any,
     ) -> None:
-        super().__init__(
-            graph, num_users, num_items, dim=dim, num_layers=num_layers, penalty=penalty, init_std=init_std
-        )
+        super().__init__(graph, num_users, num_items, **shared)
         if not features:
             raise ValueError("features of the items are needed, got none")
         self.options = options
         noise = LinearNoise(options.noise_scale, options.noise_min, options.noise_max)
         self.diffusion = ForwardDiffusion(noise, options.steps)
         self.modalities = nn.ModuleDict(
-            {name: _Modality({name: values}, num_users, num_items, dim, options) for name, values in features.items()}
+            {
+                name: _Modality({name: values}, num_users, num_items, self.dim, options)
+                for name, values in features.items()
+            }
         )
         for modality in self._modalities:
-            nn.init.normal_(modality.users.weight, std=init_std)
+            nn.init.normal_(modality.users.weight, std=self.init_std)
         # The last modality has the rest.
         self.mu = nn.Parameter(torch.full((len(features) - 1,), 1 / len(features)))
 
     @property
     def _modalities(self) -> list[_Modality]:
         return cast(list[_Modality], list(self.modalities.values()))
-
-    def _split(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        users, items = nodes.split([self.num_users, self.num_items])
-        return users, items
 
     def _encoded(self) -> tuple[list[Tensor], Tensor]:
         """Users and items ``[M + N, d]`` of each modality, and of the IDs, after the graph encoders."""
@@ -199,7 +193,7 @@ class DiffCL(EmbeddingModel):
     def _enhanced(self, encoded: list[Tensor]) -> list[Tensor]:
         nodes = []
         for modality, x in zip(self._modalities, encoded, strict=True):
-            users, items = self._split(x)
+            users, items = self.split(x)
             nodes.append(torch.cat([users, modality.enhanced(items, self.options.item_layers)]))
         return nodes
 
@@ -210,7 +204,7 @@ class DiffCL(EmbeddingModel):
     def propagated(self) -> tuple[Tensor, Tensor]:
         """Fused and ID embeddings side by side, ``[M, 2d]`` and ``[N, 2d]``: their inner product is the score."""
         encoded, ids = self._encoded()
-        return self._split(torch.cat([self._fused(self._enhanced(encoded)), ids], dim=1))
+        return self.split(torch.cat([self._fused(self._enhanced(encoded)), ids], dim=1))
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         encoded, ids = self._encoded()
@@ -234,7 +228,7 @@ class DiffCL(EmbeddingModel):
         for modality, nodes in zip(self._modalities, encoded, strict=True):
             denoiser = modality.denoiser
             assert denoiser is not None
-            for rows, x in zip(chosen, self._split(nodes), strict=True):
+            for rows, x in zip(chosen, self.split(nodes), strict=True):
                 of_batch, positives = F.embedding(rows, x), rows
                 if self.options.candidates == "batch":
                     x, positives = of_batch, torch.arange(rows.numel(), device=rows.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -162,8 +162,7 @@ class InfoDCL(EmbeddingModel):
     the embeddings, without diffusion (section 3.4).
 
     Args:
-        graph, num_users, num_items, num_layers, penalty, init_std: as in
-            :class:`~infodcl_geo.models.base.EmbeddingModel`.
+        graph, num_users, num_items, shared: as in :class:`~infodcl_geo.models.base.EmbeddingModel`.
         channels: metadata ``[num_items, d]`` by the channel's name; its width is the embedding size.
         options: see :class:`InfoDCLOptions`.
 
@@ -178,10 +177,8 @@ class InfoDCL(EmbeddingModel):
         num_items: int,
         channels: Mapping[str, Tensor],
         *,
-        num_layers: int = 2,
-        penalty: float = 1e-3,
-        init_std: float = 0.1,
         options: InfoDCLOptions = InfoDCLOptions(),
+        **shared: Any,
     ) -> None:
         shapes = {tuple(metadata.shape) for metadata in channels.values()}
         if len(shapes) != 1:
@@ -194,10 +191,8 @@ class InfoDCL(EmbeddingModel):
             num_users,
             num_items,
             dim=dim,
-            num_layers=num_layers,
-            penalty=penalty,
-            init_std=init_std,
             bpr_weight=1 - options.reconstruction,
+            **shared,
         )
         self.options = options
         self.diffusion = ForwardDiffusion(options.schedule, options.steps)

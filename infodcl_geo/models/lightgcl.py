@@ -109,15 +109,15 @@ class LightGCL(LightGCN):
         self.register_buffer("right", right * values.sqrt(), persistent=False)
 
     def propagated(self) -> tuple[Tensor, Tensor]:
-        return self._split(torch.stack(self._layers(0.0, None)).sum(0))
+        return self.split(torch.stack(self._layers(0.0, None)).sum(0))
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         layers = self._layers(self.options.dropout, generator)
-        users, items = self._split(torch.stack(layers).sum(0))
+        users, items = self.split(torch.stack(layers).sum(0))
         terms = self.ranking(batch, users, items)
         # The view is linear: the layers are summed before the product, and one product serves for all.
         below = torch.stack(layers[:-1]).sum(0) if self.num_layers else torch.zeros_like(layers[0])
-        users_below, items_below = self._split(below)
+        users_below, items_below = self.split(below)
         global_users = self.user_embedding.weight + self.left @ (self.right.T @ items_below)
         global_items = self.item_embedding.weight + self.right @ (self.left.T @ users_below)
         nce = self._contrast(batch.users, global_users, users)
@@ -135,7 +135,7 @@ class LightGCL(LightGCN):
         return loss + (positive - positive.clamp(-options.clamp, options.clamp)).mean()
 
     def _layers(self, dropout: float, generator: torch.Generator | None) -> list[Tensor]:
-        layers = [torch.cat([self.user_embedding.weight, self.item_embedding.weight])]
+        layers = [self.nodes()]
         for _ in range(self.num_layers):
             graph = self.graph
             if dropout:
@@ -144,7 +144,3 @@ class LightGCL(LightGCN):
                 graph = self.edges.reweighted(graph, weights * kept / (1 - dropout))
             layers.append(graph @ layers[-1])
         return layers
-
-    def _split(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        users, items = nodes.split([self.num_users, self.num_items])
-        return users, items

@@ -102,13 +102,12 @@ class NCL(LightGCN):
         return self.seen // max(self.graph.num_edges // 2, 1)
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        tables = (self.user_embedding.weight, self.item_embedding.weight)
-        layers = [torch.cat(tables)]
+        layers = [self.nodes()]
         for _ in range(max(self.num_layers, self.options.layer)):
             layers.append(self.graph @ layers[-1])
         final = torch.stack(layers[: self.num_layers + 1]).mean(0)
-        terms = self.ranking(batch, *self._split(final))
-        terms["structure"] = self._structure(batch, self._split(layers[self.options.layer]))
+        terms = self.ranking(batch, *self.split(final))
+        terms["structure"] = self._structure(batch, self.split(layers[self.options.layer]))
         epoch = self.epoch
         if epoch >= self.options.warm_up and self.options.prototype:
             if self.clustered_in is None or epoch - self.clustered_in >= self.options.every:
@@ -119,10 +118,6 @@ class NCL(LightGCN):
             terms["prototype"] = layers[0].new_zeros(())
         self.seen += batch.users.numel()
         return terms
-
-    def _split(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        users, items = nodes.split([self.num_users, self.num_items])
-        return users, items
 
     def _structure(self, batch: Batch, contexts: tuple[Tensor, Tensor]) -> Tensor:
         options, (users, items) = self.options, contexts

@@ -83,15 +83,14 @@ class SGL(LightGCN):
 
     def _view(self, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """User and item embeddings on an augmented graph."""
-        x = torch.cat([self.user_embedding.weight, self.item_embedding.weight])
+        x = self.nodes()
         total, graph = x, self._augmented(generator)
         for layer in range(self.num_layers):
             if layer and self.options.augmentation == "walk":
                 graph = self._augmented(generator)
             x = graph @ x
             total = total + x
-        users, items = (total / (self.num_layers + 1)).split([self.num_users, self.num_items])
-        return users, items
+        return self.split(total / (self.num_layers + 1))
 
     def _augmented(self, generator: torch.Generator | None) -> Graph:
         """The graph without what was dropped, normalised by the degrees that are left."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -103,8 +103,7 @@ class SimDiff(EmbeddingModel):
     inference the reverse process starts from e itself, since from noise alone no item could be told from another.
 
     Args:
-        graph, num_users, num_items, dim, num_layers, penalty, init_std: as in
-            :class:`~infodcl_geo.models.base.EmbeddingModel`.
+        graph, num_users, num_items, shared: as in :class:`~infodcl_geo.models.base.EmbeddingModel`.
         features: ``[num_items, f]`` by the modality's name, of any widths.
         options: see :class:`SimDiffOptions`.
         pretrained: user vectors ``[M, d]`` and item vectors ``[N, d]`` for ``target='pretrained'``.
@@ -121,29 +120,23 @@ class SimDiff(EmbeddingModel):
         num_items: int,
         features: Mapping[str, Tensor],
         *,
-        dim: int = 64,
-        num_layers: int = 2,
-        penalty: float = 1e-3,
-        init_std: float = 0.1,
         options: SimDiffOptions = SimDiffOptions(),
         pretrained: tuple[Tensor, Tensor] | None = None,
+        **shared: Any,
     ) -> None:
         super().__init__(
             graph,
             num_users,
             num_items,
-            dim=dim,
-            num_layers=num_layers,
-            penalty=penalty,
-            init_std=init_std,
             bpr_weight=1 - options.reconstruction,
+            **shared,
         )
         self.options = options
         self.diffusion = ForwardDiffusion(options.schedule, options.steps)
         self.signal: ModalEncoder | None = None
         if options.modal:
-            self.signal = ModalEncoder(features, num_items, dim)
-        self.denoiser = Denoiser(dim, time_dim=options.time_dim, guide_dim=dim if options.modal else 0)
+            self.signal = ModalEncoder(features, num_items, self.dim)
+        self.denoiser = Denoiser(self.dim, time_dim=options.time_dim, guide_dim=self.dim if options.modal else 0)
         if (options.target == "pretrained") != (pretrained is not None):
             raise ValueError("target 'pretrained' and pretrained vectors belong together")
         if pretrained is not None:
@@ -217,5 +210,4 @@ class SimDiff(EmbeddingModel):
         """Users and generated items after propagation, ``[M, d]`` and ``[N, d]``, scored by inner product (eq. 11)."""
         device = self.item_embedding.weight.device
         items = self.generate(torch.Generator(device).manual_seed(0))
-        nodes = propagate(self.graph, torch.cat([self.user_embedding.weight, items]), self.num_layers)
-        return nodes[: self.num_users], nodes[self.num_users :]
+        return self.split(propagate(self.graph, torch.cat([self.user_embedding.weight, items]), self.num_layers))

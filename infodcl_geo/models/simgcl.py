@@ -117,18 +117,14 @@ class SimGCL(LightGCN):
         self.options = options
 
     def _first(self) -> Tensor:
-        return self.graph @ torch.cat([self.user_embedding.weight, self.item_embedding.weight])
-
-    def _split(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        users, items = nodes.split([self.num_users, self.num_items])
-        return users, items
+        return self.graph @ self.nodes()
 
     def propagated(self) -> tuple[Tensor, Tensor]:
-        return self._split(_mean(perturbed_layers(self.graph, self._first(), self.num_layers, 0.0)))
+        return self.split(_mean(perturbed_layers(self.graph, self._first(), self.num_layers, 0.0)))
 
     def _contrast(self, batch: Batch, one: Tensor, other: Tensor) -> Tensor:
         total = one.new_zeros(())
-        for chosen, a, b in zip((batch.users, batch.positives), self._split(one), self._split(other), strict=True):
+        for chosen, a, b in zip((batch.users, batch.positives), self.split(one), self.split(other), strict=True):
             chosen = chosen.unique()
             positives = torch.arange(chosen.numel(), device=chosen.device)
             total = total + infonce(F.embedding(chosen, a), F.embedding(chosen, b), positives, self.options.temperature)
@@ -140,7 +136,7 @@ class SimGCL(LightGCN):
         views = [
             _mean(perturbed_layers(self.graph, first, self.num_layers, self.options.noise, generator)) for _ in range(2)
         ]
-        return {**self.ranking(batch, *self._split(clean)), "nce": self._contrast(batch, *views)}
+        return {**self.ranking(batch, *self.split(clean)), "nce": self._contrast(batch, *views)}
 
 
 class XSimGCL(SimGCL):
@@ -174,7 +170,7 @@ class XSimGCL(SimGCL):
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         layers = perturbed_layers(self.graph, self._first(), self.num_layers, self.options.noise, generator)
         final = _mean(layers)
-        return {**self.ranking(batch, *self._split(final)), "nce": self._contrast(batch, final, layers[self.layer - 1])}
+        return {**self.ranking(batch, *self.split(final)), "nce": self._contrast(batch, final, layers[self.layer - 1])}
 
 
 def _mean(layers: list[Tensor]) -> Tensor:
