@@ -105,8 +105,8 @@ def configuration(variant: str, options: argparse.Namespace, seed: int) -> Confi
     return replace(config, model=replace(config.model, model="mf", penalty=penalty))
 
 
-def one_run(data: Interactions, config: Config, channels: list[Channel]) -> dict[str, Any]:
-    outcome = run(data, config, channels=channels, ks=(20,), progress=False)
+def one_run(data: Interactions, config: Config, channels: list[Channel], vectors: Vectors) -> dict[str, Any]:
+    outcome = run(data, config, channels=channels, vectors=vectors, ks=(20,), progress=False)
     result = outcome.result
     groups = {
         f"test recall@20, {who} of degree {name}": group["recall@20"]
@@ -154,7 +154,7 @@ def main() -> None:
     planted = demo() if options.data == "demo" else None
     data = planted.interactions if planted else load_interactions(options.data)
 
-    vectors = Vectors(*pretrain(data, default_config("infodcl"), device=torch.device("cpu"), progress=False))
+    vectors = pretrain(data, default_config("infodcl"), device=torch.device("cpu"), progress=False)
     similarity = (UserSimilarity() if options.similarity == "user" else ItemSimilarity())(data, vectors)
     real = real_channel(options, data, planted, vectors)
     print(inspect_channel(data, real).summary(), file=sys.stderr)
@@ -186,7 +186,7 @@ def main() -> None:
             key |= {"layers": config.model.num_layers}
             if any(all(row[name] == value for name, value in key.items()) for row in rows):
                 continue
-            rows.append({**key, **one_run(data, config, channels_of(variant, seed))})
+            rows.append({**key, **one_run(data, config, channels_of(variant, seed), vectors)})
             options.out.parent.mkdir(parents=True, exist_ok=True)
             pd.DataFrame(rows).to_csv(options.out, index=False)
             print(

@@ -16,7 +16,6 @@ from typing import Any
 import pandas as pd
 import torch
 from tabulate import tabulate
-from torch import Tensor
 
 from infodcl_geo.channels import Vectors
 from infodcl_geo.experiment import Config, build_channels, default_config, pretrain, run
@@ -55,7 +54,7 @@ def main() -> None:
     options = parser.parse_args()
     data = load_interactions(options.data)
     rows = pd.read_csv(options.out).to_dict("records") if options.out.exists() else []
-    vectors: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
+    vectors: dict[tuple[str, int], Vectors] = {}
     for seed in options.seeds:
         for name in options.choices:
             if any(row["choice"] == name and row["seed"] == seed for row in rows):
@@ -76,16 +75,14 @@ def main() -> None:
     print(tabulate(summary, headers=["choice", *columns, "s/epoch"], tablefmt="github", disable_numparse=True))
 
 
-def one_run(
-    data: Interactions, config: Config, vectors: dict[tuple[str, int], tuple[Tensor, Tensor]]
-) -> dict[str, Any]:
+def one_run(data: Interactions, config: Config, vectors: dict[tuple[str, int], Vectors]) -> dict[str, Any]:
     """Train once; pretrained vectors are shared between the choices that use the same ones."""
     # The closed form has no seed that matters.
     key = (config.model.pretraining, config.training.seed if config.model.pretraining == "lightgcn" else 0)
     if key not in vectors:
         vectors[key] = pretrain(data, config, device=torch.device("cpu"), progress=False)
-    channels = build_channels(data, config, *vectors[key])
-    outcome = run(data, config, channels=channels, vectors=Vectors(*vectors[key]), ks=(20,), progress=False)
+    channels = build_channels(data, config, vectors[key])
+    outcome = run(data, config, channels=channels, vectors=vectors[key], ks=(20,), progress=False)
     result = outcome.result
     return {
         "best_epoch": result.best_epoch,

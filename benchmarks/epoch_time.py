@@ -28,7 +28,6 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
-from infodcl_geo.channels import Vectors
 from infodcl_geo.datasets import power_law_graph
 from infodcl_geo.experiment import WITH_CHANNELS, Config, build_channels, build_model, default_config, pretrain
 from infodcl_geo.graph import WITH_TORCH_SPARSE, csr_parts, normalized_adjacency
@@ -36,7 +35,7 @@ from infodcl_geo.interactions import Interactions, load_interactions
 from infodcl_geo.models import Model
 from infodcl_geo.sampling import Batch, BatchSampler
 from infodcl_geo.scoring import Scorer, dot_scorer
-from infodcl_geo.training import make_optimizer, rank, train, train_epoch
+from infodcl_geo.training import TrainOptions, rank, set_up, train, train_epoch
 
 TRAINED = ("infodcl", "infodcl-two", "simdiff", "diffcl", "mf", "lightgcn", "simgcl", "xsimgcl")
 # Baselines that start from the pretrained vectors as InfoDCL does, and InfoDCL from the baselines' random start.
@@ -158,7 +157,7 @@ def prepare(name: str, data: Interactions, settings: Settings, config: Config | 
     torch.manual_seed(0)
     seconds: dict[str, float] = {}
     start = time.perf_counter()
-    anchors, anchor_batch, lr, batch_size = "items", 1024, 0.005, settings.batch_size
+    training = TrainOptions()
     model: Model
     if name in PYG:
         model = PyGLightGCN(data, dim=settings.dim, num_layers=settings.layers, adjacency=PYG[name])
@@ -169,27 +168,18 @@ def prepare(name: str, data: Interactions, settings: Settings, config: Config | 
             config = replace(config, model=replace(config.model, dim=settings.dim, num_layers=layers))
         channels, vectors = [], None
         if config.model.model in WITH_CHANNELS or config.model.init == "pretrained":
-            vectors = Vectors(*pretrain(data, config, device=torch.device("cpu"), progress=False))
+            vectors = pretrain(data, config, device=torch.device("cpu"), progress=False)
             seconds["pretraining"] = time.perf_counter() - start
             start = time.perf_counter()
         if vectors is not None and config.model.model in WITH_CHANNELS:
-            channels = build_channels(data, config, vectors.users, vectors.items)
+            channels = build_channels(data, config, vectors)
             seconds["channels"] = time.perf_counter() - start
             start = time.perf_counter()
         model = build_model(data, config, channels, vectors)
-        options = config.training
-        anchors, anchor_batch, lr = options.anchors, options.anchor_batch, options.lr
-    sampler = BatchSampler(
-        data.train,
-        data.num_users,
-        data.num_items,
-        batch_size=batch_size,
-        anchors=anchors,  # type: ignore[arg-type]
-        anchor_batch=anchor_batch,
-        generator=torch.Generator().manual_seed(0),
-    )
+        training = config.training
+    sampler, optimizer = set_up(model, data, replace(training, batch_size=settings.batch_size, adam="dense"))
     seconds["model"] = time.perf_counter() - start
-    return Contestant(name, model, sampler, make_optimizer(model, lr), seconds)
+    return Contestant(name, model, sampler, optimizer, seconds)
 
 
 def _resident(field_name: str) -> int:

@@ -33,13 +33,11 @@ from pathlib import Path
 
 import torch
 
-from infodcl_geo.channels import Vectors
 from infodcl_geo.datasets import power_law_graph
 from infodcl_geo.evaluation import evaluate
 from infodcl_geo.experiment import build_channels, build_model, default_config, pretrain
 from infodcl_geo.optim import LazyAdam
-from infodcl_geo.sampling import BatchSampler
-from infodcl_geo.training import make_optimizer, train_epoch
+from infodcl_geo.training import make_optimizer, set_up, train_epoch
 
 USERS, ITEMS, INTERACTIONS = 32_886, 52_974, 337_837
 
@@ -88,35 +86,23 @@ def measure(scale: float, name: str, steps: int, sample: int) -> Row:
     config = default_config(name)  # type: ignore[arg-type]
     channels, vectors = [], None
     if name == "infodcl":
-        vectors = Vectors(*pretrain(data, config, device=torch.device("cpu"), progress=False))
-        channels = build_channels(data, config, vectors.users, vectors.items)
+        vectors = pretrain(data, config, device=torch.device("cpu"), progress=False)
+        channels = build_channels(data, config, vectors)
     model = build_model(data, config, channels, vectors)
     del channels, vectors
-    options = config.training
-    generator = torch.Generator().manual_seed(0)
-    sampler = BatchSampler(
-        data.train,
-        data.num_users,
-        data.num_items,
-        batch_size=options.batch_size,
-        anchors=options.anchors,
-        anchor_batch=options.anchor_batch,
-        generator=generator,
-    )
-    anchors = max(options.anchor_batch, -(-data.num_items // len(sampler)))
-    optimizer = make_optimizer(model, options.lr, adam=options.adam, anchors=anchors)
+    sampler, optimizer = set_up(model, data, config.training)
     preparation = watch()
 
     batches = iter(sampler)
     first = next(batches)
     sampling = watch()
     chosen = [first, *itertools.islice(batches, (len(sampler) if scale <= 1 else min(steps, len(sampler))) - 1)]
-    train_epoch(model, chosen[:3], optimizer, generator)  # type: ignore[arg-type]  # warm: memory and code
+    train_epoch(model, chosen[:3], optimizer, sampler.generator)  # type: ignore[arg-type]  # warm: memory and code
     watch()
     if isinstance(optimizer, LazyAdam):
         optimizer.flush()
     flush = watch()
-    train_epoch(model, chosen, optimizer, generator)  # type: ignore[arg-type]
+    train_epoch(model, chosen, optimizer, sampler.generator)  # type: ignore[arg-type]
     per_step = (watch() - flush) / len(chosen)
     interactions = sampler.interactions.size(1)
     per_interaction = (sampling + per_step * len(sampler) + flush) / interactions
@@ -124,7 +110,7 @@ def measure(scale: float, name: str, steps: int, sample: int) -> Row:
     del batches, first, chosen
 
     users = data.valid[0].unique()
-    users = users[torch.randperm(users.numel(), generator=generator)[:sample]].sort().values
+    users = users[torch.randperm(users.numel(), generator=sampler.generator)[:sample]].sort().values
     wanted = torch.zeros(data.num_users, dtype=torch.bool)
     wanted[users] = True
     watch()

@@ -31,7 +31,7 @@ import yaml  # type: ignore[import-untyped]
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import BaseTrial, TrialState
 
-from infodcl_geo.channels import Channel
+from infodcl_geo.channels import Channel, Vectors
 from infodcl_geo.cli import config_of
 from infodcl_geo.comparison import read_settings
 from infodcl_geo.experiment import (
@@ -131,6 +131,7 @@ class Search:
         self.data, self.fixed, self.device = data, list(fixed), device
         self.names = {word[2:].partition("=")[0].replace("-", "_") for word in fixed if word.startswith("--")}
         self.channels: dict[str, list[Channel]] = {}
+        self.vectors: Vectors | None = None
 
     def options(self, trial: BaseTrial, model: str) -> dict[str, Any]:
         """What is searched and not fixed."""
@@ -140,14 +141,19 @@ class Search:
         words = [f"--{name}={value}" for name, value in options.items()]
         return config_of(model, ["train", *words, *self.fixed])
 
-    def _channels(self, config: Config) -> list[Channel] | None:
-        """Channels of the trial, each set made once: nothing that is searched changes them."""
-        if config.model.model not in WITH_CHANNELS:
-            return None
-        if config.model.channels not in self.channels:
-            vectors = pretrain(self.data, config, device=self.device, progress=False)
-            self.channels[config.model.channels] = build_channels(self.data, config, *vectors)
-        return self.channels[config.model.channels]
+    def _prepared(self, config: Config) -> dict[str, Any]:
+        """Pretrained vectors and channels of the trial, made once: nothing that is searched changes them."""
+        reads_channels = config.model.model in WITH_CHANNELS
+        if not reads_channels and config.model.init == "normal":
+            return {}
+        if self.vectors is None:
+            self.vectors = pretrain(self.data, config, device=self.device, progress=False)
+        if not reads_channels:
+            return {"vectors": self.vectors}
+        name = config.model.channels
+        if name not in self.channels:
+            self.channels[name] = build_channels(self.data, config, self.vectors)
+        return {"vectors": self.vectors, "channels": self.channels[name]}
 
     def trial(self, trial: optuna.Trial, model: ModelName, deadline: float) -> float:
         """Quality of one trial; one that is still running at the deadline is dropped, unless it is the first."""
@@ -166,7 +172,7 @@ class Search:
         outcome = fit(
             self.data,
             config,
-            channels=self._channels(config),
+            **self._prepared(config),
             ks=(20,),
             device=self.device,
             progress=False,

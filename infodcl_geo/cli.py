@@ -377,7 +377,7 @@ def _inspect(options: Namespace) -> None:
     given = {part.name: options[part.name] for part in fields(ModelOptions) if part.name in options}
     config = Config(ModelOptions(**{**given, "channels": names}))
     vectors = pretrain(data, config, device=torch.device("cpu"), progress=False)
-    for channel in build_channels(data, config, *vectors):
+    for channel in build_channels(data, config, vectors):
         print(f"\n{inspect_channel(data, channel).summary()}")
 
 

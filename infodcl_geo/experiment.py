@@ -157,8 +157,10 @@ class Config:
 
 
 def default_config(model: ModelName, **training: Any) -> Config:
-    """The settings each model is best at on the validation split of Amazon-Office, found by ``benchmarks/tune.py``
-    (44 trials for InfoDCL, 40 for matrix factorisation, 27 for LightGCN).
+    """Settings that were best on the validation split of Amazon-Office.
+
+    Those of InfoDCL, matrix factorisation and LightGCN are the best of 44, 40 and 27 trials of ``benchmarks/tune.py``;
+    those of the other models were chosen from the authors' by a handful of runs each.
 
     Args:
         model: name of the model.
@@ -236,9 +238,7 @@ class Run:
         }
 
 
-def pretrain(
-    data: Interactions, config: Config, *, device: torch.device, progress: bool = True
-) -> tuple[Tensor, Tensor]:
+def pretrain(data: Interactions, config: Config, *, device: torch.device, progress: bool = True) -> Vectors:
     """User and item vectors ``[M, d]``, ``[N, d]`` that the channels aggregate, from the training split alone.
 
     ``svd``: :func:`~infodcl_geo.channels.spectral_embeddings`. ``lightgcn``: a LightGCN trained with its default
@@ -246,14 +246,13 @@ def pretrain(
     """
     dim = config.model.dim
     if config.model.pretraining == "svd":
-        return spectral_embeddings(data.train, data.num_users, data.num_items, dim)
+        return Vectors(*spectral_embeddings(data.train, data.num_users, data.num_items, dim))
     teacher = default_config("lightgcn", seed=config.training.seed)
     teacher = replace(teacher, model=replace(teacher.model, dim=dim))
     model = build_model(data, teacher, {}).to(device)
     assert isinstance(model, EmbeddingModel)
     train(model, data, teacher.training, progress=progress)
-    users, items = model.embeddings()
-    return users.cpu(), items.cpu()
+    return Vectors(*(table.cpu() for table in model.embeddings()))
 
 
 def channel_builders(options: ModelOptions, data: Interactions) -> list[ChannelBuilder]:
@@ -276,9 +275,8 @@ def channel_builders(options: ModelOptions, data: Interactions) -> list[ChannelB
     return builders
 
 
-def build_channels(data: Interactions, config: Config, users: Tensor, items: Tensor) -> list[Channel]:
-    """The channels that ``config`` asks for, from pretrained vectors ``[M, d]`` and ``[N, d]``."""
-    vectors = Vectors(users, items)
+def build_channels(data: Interactions, config: Config, vectors: Vectors) -> list[Channel]:
+    """The channels that ``config`` asks for, from pretrained vectors."""
     return [build(data, vectors) for build in channel_builders(config.model, data)]
 
 
@@ -301,71 +299,66 @@ def build_model(
 
     Args:
         channels: for the models in ``WITH_CHANNELS``.
-        vectors: pretrained vectors that embeddings start from, if ``config`` asks for it; pretrained here if missing.
+        vectors: pretrained vectors that embeddings start from, or that SimDiff reconstructs, if ``config`` asks for
+            it; pretrained here if missing.
     """
-    model = _new_model(data, config, channels)
+    model = _new_model(data, config, channels, vectors)
     if config.model.init == "pretrained":
         if not isinstance(model, EmbeddingModel):
             raise ValueError(f"{config.model.model} has no embeddings that could start from pretrained vectors")
-        if vectors is None or vectors.items.size(1) != model.dim:
-            config = replace(config, model=replace(config.model, dim=model.dim))
-            vectors = Vectors(*pretrain(data, config, device=torch.device("cpu"), progress=False))
+        vectors = _of_size(model.dim, vectors, data, config)
         model.start_from(vectors.users, vectors.items)
     return model
 
 
-def _new_model(data: Interactions, config: Config, channels: Mapping[str, Tensor] | Sequence[Channel]) -> Model:
-    options = config.model
+def _of_size(dim: int, vectors: Vectors | None, data: Interactions, config: Config) -> Vectors:
+    """The pretrained vectors, made here if there are none of size ``dim``."""
+    if vectors is not None and vectors.items.size(1) == dim:
+        return vectors
+    config = replace(config, model=replace(config.model, dim=dim))
+    return pretrain(data, config, device=torch.device("cpu"), progress=False)
+
+
+def _new_model(
+    data: Interactions, config: Config, channels: Mapping[str, Tensor] | Sequence[Channel], vectors: Vectors | None
+) -> Model:
+    options, name = config.model, config.model.model
+    sizes = data.num_users, data.num_items
     torch.manual_seed(config.training.seed)
-    graph = normalized_adjacency(data.train, data.num_users, data.num_items)
+    if name == "diffrec":
+        return DiffRec(data.train, *sizes, options=config.diffrec)
+    graph = normalized_adjacency(data.train, *sizes)
     shared: dict[str, Any] = {
         "num_layers": options.num_layers,
         "penalty": options.penalty,
         "init_std": options.init_std,
     }
-    if options.model == "infodcl":
-        return InfoDCL(graph, data.num_users, data.num_items, _metadata(channels), options=config.infodcl, **shared)
-    if options.model == "diffcl":
-        return DiffCL(
-            graph,
-            data.num_users,
-            data.num_items,
-            _metadata(channels),
-            dim=options.dim,
-            options=config.diffcl,
-            **shared,
-        )
-    if options.model == "diffrec":
-        return DiffRec(data.train, data.num_users, data.num_items, options=config.diffrec)
-    if options.model == "lightgcn":
-        return LightGCN(graph, data.num_users, data.num_items, dim=options.dim, **shared)
-    if options.model == "mf":
-        return EmbeddingModel(graph, data.num_users, data.num_items, dim=options.dim, **shared)
-    if options.model == "lightgcl":
-        return LightGCL(graph, data.num_users, data.num_items, dim=options.dim, options=config.lightgcl, **shared)
-    if options.model == "ncl":
-        return NCL(graph, data.num_users, data.num_items, dim=options.dim, options=config.ncl, **shared)
-    if options.model == "sgl":
-        return SGL(graph, data.num_users, data.num_items, dim=options.dim, options=config.sgl, **shared)
-    if options.model == "simdiff":
+    if name == "infodcl":  # of its channels' size
+        return InfoDCL(graph, *sizes, _metadata(channels), options=config.infodcl, **shared)
+    shared["dim"] = options.dim
+    if name == "simdiff":
         pretrained = None
         if config.simdiff.target == "pretrained":
-            pretrained = pretrain(data, config, device=torch.device("cpu"), progress=False)
-        return SimDiff(
-            graph,
-            data.num_users,
-            data.num_items,
-            _metadata(channels),
-            dim=options.dim,
-            options=config.simdiff,
-            pretrained=pretrained,
-            **shared,
-        )
-    if options.model == "simgcl":
-        return SimGCL(graph, data.num_users, data.num_items, dim=options.dim, options=config.simgcl, **shared)
-    if options.model == "xsimgcl":
-        return XSimGCL(graph, data.num_users, data.num_items, dim=options.dim, options=config.xsimgcl, **shared)
-    raise ValueError(f"{options.model} has no weights to train")
+            vectors = _of_size(options.dim, vectors, data, config)
+            pretrained = vectors.users, vectors.items
+        return SimDiff(graph, *sizes, _metadata(channels), options=config.simdiff, pretrained=pretrained, **shared)
+    if name == "diffcl":
+        return DiffCL(graph, *sizes, _metadata(channels), options=config.diffcl, **shared)
+    if name == "mf":
+        return EmbeddingModel(graph, *sizes, **shared)
+    if name == "lightgcn":
+        return LightGCN(graph, *sizes, **shared)
+    if name == "simgcl":
+        return SimGCL(graph, *sizes, options=config.simgcl, **shared)
+    if name == "xsimgcl":
+        return XSimGCL(graph, *sizes, options=config.xsimgcl, **shared)
+    if name == "sgl":
+        return SGL(graph, *sizes, options=config.sgl, **shared)
+    if name == "ncl":
+        return NCL(graph, *sizes, options=config.ncl, **shared)
+    if name == "lightgcl":
+        return LightGCL(graph, *sizes, options=config.lightgcl, **shared)
+    raise ValueError(f"{name} has no weights to train")
 
 
 def fit(
@@ -406,7 +399,7 @@ def fit(
             if not isinstance(channel, Channel):
                 if vectors is None:
                     start = time.perf_counter()
-                    vectors = Vectors(*pretrain(data, config, device=target, progress=progress))
+                    vectors = pretrain(data, config, device=target, progress=progress)
                     seconds["pretraining"] = time.perf_counter() - start
                 start = time.perf_counter()
                 channel = channel(data, vectors)

@@ -105,6 +105,23 @@ def make_optimizer(
     return torch.optim.Adam(model.parameters(), lr=lr, fused=True)
 
 
+def set_up(model: Model, data: Interactions, options: TrainOptions) -> tuple[BatchSampler, torch.optim.Optimizer]:
+    """Batches of the training split, on the model's device and from the seed of ``options``, and the optimizer."""
+    device = next(model.parameters()).device
+    sampler = BatchSampler(
+        data.train.to(device),
+        data.num_users,
+        data.num_items,
+        batch_size=options.batch_size,
+        anchors=options.anchors,
+        anchor_batch=options.anchor_batch,
+        generator=torch.Generator(device).manual_seed(options.seed),
+    )
+    by_item = max(options.anchor_batch, -(-data.num_items // len(sampler)))
+    anchors = by_item if options.anchors == "items" else options.batch_size
+    return sampler, make_optimizer(model, options.lr, adam=options.adam, anchors=anchors)
+
+
 def train(
     model: Model,
     data: Interactions,
@@ -132,19 +149,7 @@ def train(
         FloatingPointError: if the loss is not finite.
     """
     device = next(model.parameters()).device
-    generator = torch.Generator(device).manual_seed(options.seed)
-    sampler = BatchSampler(
-        data.train.to(device),
-        data.num_users,
-        data.num_items,
-        batch_size=options.batch_size,
-        anchors=options.anchors,
-        anchor_batch=options.anchor_batch,
-        generator=generator,
-    )
-    by_item = max(options.anchor_batch, -(-data.num_items // len(sampler)))
-    anchors = by_item if options.anchors == "items" else options.batch_size
-    optimizer = make_optimizer(model, options.lr, adam=options.adam, anchors=anchors)
+    sampler, optimizer = set_up(model, data, options)
     result = TrainResult()
     best_state: dict[str, Tensor] | None = None
     best = -float("inf")
@@ -153,7 +158,7 @@ def train(
     bar = tqdm(range(1, options.epochs + 1), unit="epoch", disable=quiet, desc=type(model).__name__)
     for epoch in bar:
         start = time.perf_counter()
-        terms = train_epoch(model, sampler, optimizer, generator)
+        terms = train_epoch(model, sampler, optimizer, sampler.generator)
         result.epoch_seconds.append(time.perf_counter() - start)
         total = sum(terms.values())
         if total != total or abs(total) == float("inf"):

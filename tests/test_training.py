@@ -110,14 +110,14 @@ def test_both_ways_of_pretraining_and_all_channels() -> None:
     for pretraining in ("svd", "lightgcn"):
         chosen = config()
         chosen = replace(chosen, model=replace(chosen.model, pretraining=pretraining, channels="both"))  # type: ignore[arg-type]
-        users, items = pretrain(data, chosen, device=torch.device("cpu"), progress=False)
-        assert users.shape == (40, 8)
-        channels = build_channels(data, chosen, users, items)
+        vectors = pretrain(data, chosen, device=torch.device("cpu"), progress=False)
+        assert vectors.users.shape == (40, 8)
+        channels = build_channels(data, chosen, vectors)
         assert [channel.name for channel in channels] == ["item", "user"]
         assert all(channel.metadata.shape == (50, 8) for channel in channels)
         # Neighbours share tastes: an item's metadata is nearer to its own vector than to a random one's.
-        own = torch.cosine_similarity(channels[0].metadata, items).mean()
-        other = torch.cosine_similarity(channels[0].metadata, items.roll(7, 0)).mean()
+        own = torch.cosine_similarity(channels[0].metadata, vectors.items).mean()
+        other = torch.cosine_similarity(channels[0].metadata, vectors.items.roll(7, 0)).mean()
         assert own > other + 0.2
 
 
