@@ -16,6 +16,8 @@ from torch import Tensor
 from .evaluation import Ranking, evaluate, rank_items
 from .experiment import Run
 from .interactions import IdMap, Interactions
+from .models.diffrec import DiffRec, DiffRecOptions
+from .models.gfcf import gfcf_scorer
 from .scoring import Scorer, UserRows, dot_scorer, item_scorer
 
 WEIGHTS, METADATA = "model.safetensors", "model.json"
@@ -35,26 +37,25 @@ class Recommendation:
     items: np.ndarray
     """raw item ids"""
     scores: np.ndarray
-    """what the model ranks by: inner products, or sums of item-item weights; float32"""
+    """what the model ranks by, such as inner products; float32"""
 
 
 @dataclass(frozen=True)
 class Recommender:
     """What ranks, with the ids and the seen items that belong to it.
 
-    A model ranks by user and item embeddings, or by item-item weights and the training items of the user. One that
-    does neither (GF-CF, DiffRec) can be kept for the record: its checkpoint holds the weights, but neither recommends
-    nor is evaluated.
+    A model ranks by user and item embeddings, or by what it makes of the user's training items: item-item weights
+    (EASE), or a program of its own that is set up again from its weights (GF-CF, DiffRec).
 
     Args:
         users: user embeddings ``[M, d]``, or ``None``.
         items: item embeddings ``[N, d]``, or ``None``.
         user_ids, item_ids: raw ids of the rows.
         seen: pairs ``[2, E]`` that are not recommended again.
-        config: settings of the training run, for the record.
+        config: settings of the training run.
         weights: parameters of the trained model by name.
         item_weights: item-item weights ``[N, N]``; a user's scores are the sum of the rows of ``history``.
-        history: training pairs ``[2, E]`` that ``item_weights`` are summed over.
+        history: training pairs ``[2, E]``, of models that rank by them.
     """
 
     users: Tensor | None
@@ -81,23 +82,29 @@ class Recommender:
             run.config.to_dict(),
             {name: value.cpu() for name, value in weights.items()},
             None if run.item_weights is None else run.item_weights.cpu(),
-            None if run.item_weights is None else data.train,
+            data.train if users is None else None,
         )
 
     def scorer(self) -> Scorer:
         """What ranks, for rows of users and items.
 
         Raises:
-            ValueError: if the model ranks neither by embeddings nor by item-item weights.
+            ValueError: if what the model ranks by is missing.
         """
         if self.users is not None and self.items is not None:
             return dot_scorer(self.users, self.items)
-        if self.item_weights is not None and self.history is not None:
-            return item_scorer(UserRows(self.history, len(self.user_ids), len(self.item_ids)), self.item_weights)
-        name = self.config.get("model", {}).get("model", "this model")
+        name, sizes = self.config.get("model", {}).get("model"), (len(self.user_ids), len(self.item_ids))
+        if self.history is not None:
+            if self.item_weights is not None:
+                return item_scorer(UserRows(self.history, *sizes), self.item_weights)
+            if name == "gfcf":
+                return gfcf_scorer(self.history, *sizes, self.weights["users"], self.weights["items"])
+            if name == "diffrec":
+                model = DiffRec(self.history, *sizes, options=DiffRecOptions(**self.config["diffrec"]))
+                model.load_state_dict(self.weights)
+                return model.scorer()
         raise ValueError(
-            f"a checkpoint of {name} only keeps weights and settings: {name} ranks neither by embeddings nor by "
-            "item-item weights; use the scorer of infodcl_geo.experiment.run"
+            f"this checkpoint of {name or 'a model'} only keeps weights and settings, and nothing to rank by"
         )
 
     def recommend(self, users: Sequence[Any], k: int = 10, *, exclude_seen: bool = True) -> list[Recommendation]:
@@ -110,7 +117,7 @@ class Recommender:
 
         Raises:
             UnknownIdError: if a user is not among the trained ones.
-            ValueError: if ``k`` is not positive, or the checkpoint cannot rank, see :meth:`scorer`.
+            ValueError: if ``k`` is not positive, or the checkpoint has nothing to rank by, see :meth:`scorer`.
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")

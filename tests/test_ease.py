@@ -108,15 +108,10 @@ def test_run_finds_the_tastes_whatever_the_seed() -> None:
     assert found.preparation_seconds["fit"] > 0
 
 
-def test_a_saved_model_recommends_and_scores_as_it_did(tmp_path: Path) -> None:
+def test_scores_are_sums_of_weights() -> None:
     data = blocks()
     outcome = run(data, default_config("ease"), ks=(5,))
-    Recommender.from_run(outcome, data).save(tmp_path)
-    again = Recommender.load(tmp_path)
-    assert again.evaluate(data, ks=(5,)) == (outcome.test, 0)
-    (answer,) = again.recommend([3], k=4)
-    seen = torch.cat([data.train, data.valid], 1)
-    assert not set(answer.items.tolist()) & set(seen[1, seen[0] == 3].tolist())
+    (answer,) = Recommender.from_run(outcome, data).recommend([3], k=4)
     assert outcome.item_weights is not None
     expected = outcome.item_weights[data.train[1, data.train[0] == 3]].sum(0)
     np.testing.assert_allclose(answer.scores, expected[torch.as_tensor(answer.items)].numpy(), rtol=1e-5)

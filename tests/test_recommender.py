@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+from test_ease import blocks
 
-from infodcl_geo.experiment import Config, ModelOptions, run
+from infodcl_geo.experiment import Config, ModelName, ModelOptions, default_config, run
 from infodcl_geo.interactions import IdMap, Interactions, UnknownIdError
 from infodcl_geo.recommender import CheckpointError, Recommender
 from infodcl_geo.training import TrainOptions
@@ -77,6 +79,29 @@ def test_checkpoint_round_trip(trained: tuple[Recommender, Interactions], tmp_pa
     assert [a.items.tolist() for a in first] == [a.items.tolist() for a in second]
     held = {int(i) for i in data.item_ids.decode(data.train[1][data.train[0] == 3].numpy())}
     assert not held & set(first[0].items.tolist())
+
+
+@pytest.mark.parametrize("model", get_args(ModelName))
+def test_every_model_ranks_from_its_checkpoint_as_it_did(model: ModelName, tmp_path: Path) -> None:
+    data = blocks()
+    config = default_config(model, epochs=2, eval_every=1, batch_size=128)
+    outcome = run(data, replace(config, model=replace(config.model, dim=8)), ks=(5, 20), progress=False)
+    Recommender.from_run(outcome, data).save(tmp_path)
+    again = Recommender.load(tmp_path)
+    metrics, unknown = again.evaluate(data, ks=(5, 20))
+    assert metrics == pytest.approx(outcome.test, rel=1e-6)
+    assert unknown == 0
+    (answer,) = again.recommend([3], k=4)
+    seen = torch.cat([data.train, data.valid], 1)
+    assert len(answer.items) == 4
+    assert not set(answer.items.tolist()) & set(seen[1, seen[0] == 3].tolist())
+    expected = outcome.scorer(torch.tensor([3]), slice(0, data.num_items))[0, torch.as_tensor(answer.items)]
+    np.testing.assert_allclose(answer.scores, expected.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_checkpoint_without_what_it_ranks_by_says_so(recommender: Recommender) -> None:
+    with pytest.raises(ValueError, match="nothing to rank by"):
+        replace(recommender, users=None).recommend(["ann"])
 
 
 def test_saved_model_scores_as_it_did_in_training(trained: tuple[Recommender, Interactions]) -> None:
