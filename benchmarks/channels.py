@@ -6,11 +6,15 @@
     python benchmarks/channels.py --data ../shared/data/tiktok --features ../shared/data/tiktok/audio_feat.npy --out ...
     python benchmarks/channels.py --data demo --social planted --epochs 60 --out ...
 
+Options that are not listed below are those of ``infodcl-geo train`` for InfoDCL (``--infodcl.channel_weights learned``,
+``--num_layers``, ...) and hold for all variants; keep runs of different ones in different files.
+
 Only the channel differs: ``no channel`` has the objective that InfoDCL leaves when its diffusion is taken away, BPR and
 the penalty in InfoDCL's proportion with InfoDCL's learning rate, start and propagation. ``real graph shuffled`` is made
 like ``real graph``, from edges that keep every degree and are exchanged anew for each seed (features that are metadata
 themselves are dealt anew among the items that have them). ``noise`` replaces a share
-of the rows of the real graph's metadata, other ones for each seed, by Gaussian rows of the same root mean square.
+of the rows of the real graph's metadata, other ones for each seed, by Gaussian rows of the same root mean square;
+``similarity and noise`` has the similarity channel beside one that is nothing but such rows.
 
 The epoch is chosen on validation, the test split scored once a run. Runs already in the CSV are not repeated.
 """
@@ -19,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,19 +33,21 @@ import torch
 from tabulate import tabulate
 
 from infodcl_geo.channels import Channel, ItemSimilarity, Knowledge, Modal, Social, UserSimilarity, Vectors
+from infodcl_geo.cli import config_of
 from infodcl_geo.datasets import Demo, demo
 from infodcl_geo.diagnostics import inspect_channel, shuffled
-from infodcl_geo.experiment import Config, default_config, pretrain, run
+from infodcl_geo.experiment import Config, pretrain, run
 from infodcl_geo.graph import Graph
 from infodcl_geo.interactions import Interactions, load_interactions
 from infodcl_geo.side_information import KnowledgeGraph, SocialGraph, load_features, load_knowledge, load_social
 
-NO_CHANNEL, SIMILARITY, REAL, SHUFFLED, BOTH = VARIANTS = (
+NO_CHANNEL, SIMILARITY, REAL, SHUFFLED, BOTH, BESIDE_NOISE = VARIANTS = (
     "no channel",
     "similarity only",
     "real graph",
     "real graph shuffled",
     "both",
+    "similarity and noise",
 )
 METRICS = ("recall@20", "ndcg@20")
 
@@ -92,13 +99,9 @@ def noisy_channel(channel: Channel, share: float, seed: int) -> Channel:
     return replace(channel, metadata=metadata)
 
 
-def configuration(variant: str, options: argparse.Namespace, seed: int) -> Config:
+def configuration(variant: str, fixed: Sequence[str], seed: int) -> Config:
     """InfoDCL's settings; without a channel what is left of its objective, up to a factor that Adam does not see."""
-    config = default_config("infodcl", seed=seed, eval_every=options.eval_every)
-    if options.epochs is not None:
-        config = replace(config, training=replace(config.training, epochs=options.epochs))
-    if options.layers is not None:
-        config = replace(config, model=replace(config.model, num_layers=options.layers))
+    config = config_of("infodcl", ["train", *fixed, f"--seed={seed}"])
     if variant != NO_CHANNEL:
         return config
     penalty = config.model.penalty / (1 - config.infodcl.reconstruction)
@@ -117,6 +120,7 @@ def one_run(data: Interactions, config: Config, channels: list[Channel], vectors
     return {
         "best_epoch": result.best_epoch,
         "seconds_per_epoch": result.seconds_per_epoch,
+        **{f"weight {name}": channel["weight"] for name, channel in outcome.metrics()["channels"].items()},
         **{f"valid {metric}": result.validation[metric] for metric in METRICS},
         **{f"test {metric}": outcome.test[metric] for metric in METRICS},
         **groups,
@@ -145,16 +149,13 @@ def main() -> None:
     parser.add_argument("--similarity", choices=("user", "item"), default="user", help="the similarity channel")
     parser.add_argument("--out", required=True, type=Path, help="CSV of all runs; runs in it are not repeated")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=VARIANTS, metavar="NAME")
+    parser.add_argument("--variants", nargs="*", default=list(VARIANTS[:5]), choices=VARIANTS, metavar="NAME")
     parser.add_argument("--noise", type=float, nargs="*", default=[], help="shares of rows, 0 is the real graph itself")
-    parser.add_argument("--epochs", type=int, help="at most so many; the model's default otherwise")
-    parser.add_argument("--layers", type=int, help="propagation layers; the model's default otherwise")
-    parser.add_argument("--eval-every", type=int, default=5, help="epochs between validations")
-    options = parser.parse_args()
+    options, fixed = parser.parse_known_args()
     planted = demo() if options.data == "demo" else None
     data = planted.interactions if planted else load_interactions(options.data)
 
-    vectors = pretrain(data, default_config("infodcl"), device=torch.device("cpu"), progress=False)
+    vectors = pretrain(data, config_of("infodcl", ["train", *fixed]), device=torch.device("cpu"), progress=False)
     similarity = (UserSimilarity() if options.similarity == "user" else ItemSimilarity())(data, vectors)
     real = real_channel(options, data, planted, vectors)
     print(inspect_channel(data, real).summary(), file=sys.stderr)
@@ -167,6 +168,8 @@ def main() -> None:
             return [shuffled_channel(real, data, vectors, seed, by_row=by_row)]
         if variant in (REAL, BOTH):
             return [real] if variant == REAL else [similarity, real]
+        if variant == BESIDE_NOISE:
+            return [similarity, noisy_channel(real, 1.0, seed)]
         return [noisy_channel(real, shares[variant], seed)]
 
     shares = {noise_name(share): share for share in options.noise if share > 0}
@@ -176,7 +179,7 @@ def main() -> None:
     rows: list[dict[Any, Any]] = pd.read_csv(options.out).to_dict("records") if options.out.exists() else []
     for seed in options.seeds:
         for variant in variants:
-            config = configuration(variant, options, seed)
+            config = configuration(variant, fixed, seed)
             key: dict[Any, Any] = {
                 "data": data.name,
                 "variant": variant,

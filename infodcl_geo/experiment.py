@@ -229,13 +229,20 @@ class Run:
             "epochs_run": len(self.result.epoch_seconds),
             "seconds_per_epoch": self.result.seconds_per_epoch,
             "preparation_seconds": self.preparation_seconds,
-            "channels": {c.name: {"source": c.source, "coverage": c.coverage} for c in self.channels},
+            "channels": {
+                c.name: {"source": c.source, "coverage": c.coverage, **self._weight_of(c)} for c in self.channels
+            },
             "validation": self.result.validation,
             "test": self.test,
             "test_by_user_degree": self.test_by_user_degree,
             "test_by_item_degree": self.test_by_item_degree,
             "config": self.config.to_dict(),
         }
+
+    def _weight_of(self, channel: Channel) -> dict[str, float]:
+        if not isinstance(self.model, InfoDCL):
+            return {}
+        return {"weight": float(self.model.channel_weights()[list(self.model.channels).index(channel.name)])}
 
 
 def pretrain(data: Interactions, config: Config, *, device: torch.device, progress: bool = True) -> Vectors:

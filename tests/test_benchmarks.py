@@ -72,3 +72,19 @@ def test_unknown_model_is_refused(folder: Path, tmp_path: Path) -> None:
     answer = subprocess.run([sys.executable, *command], cwd=ROOT, check=False, capture_output=True, text=True)
     assert answer.returncode == 2
     assert "unknown models nothing" in answer.stderr
+
+
+def test_channels_are_compared_and_runs_kept(tmp_path: Path) -> None:
+    out = tmp_path / "channels.csv"
+    command = [sys.executable, "benchmarks/channels.py", "--data", "demo", "--social", "planted", "--epochs", "1"]
+    command += ["--seeds", "0", "--variants", "no channel", "similarity and noise", "--out", str(out)]
+    command += ["--infodcl.channel_weights", "learned"]
+    for _ in range(2):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "similarity and noise" in done.stdout
+    # The second time nothing was left to train.
+    assert "best_epoch" not in done.stderr
+    rows = pd.read_csv(out).set_index("variant")
+    assert rows.loc["similarity and noise", "weight user"] > 1
+    assert rows.loc["similarity and noise", "weight social"] < 1

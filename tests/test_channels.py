@@ -297,7 +297,7 @@ def test_a_run_takes_builders_ready_channels_and_functions(planted: Demo) -> Non
     outcome = run(data, config, channels=[Social(planted.social), ours, ready], progress=False)
     assert [channel.name for channel in outcome.channels] == ["social", "ours", "ready"]
     assert list(outcome.model.channels) == ["social", "ours", "ready"]  # type: ignore[union-attr, arg-type]
-    assert outcome.metrics()["channels"]["ready"] == {"source": "noise", "coverage": 0.0}
+    assert outcome.metrics()["channels"]["ready"] == {"source": "noise", "coverage": 0.0, "weight": 1.0}
     assert run(data, config, channels=[ready], progress=False).preparation_seconds == {}
     with pytest.raises(ValueError, match="names of their own, got ready, ready"):
         run(data, config, channels=[ready, ready], progress=False)
@@ -349,3 +349,18 @@ def test_both_channels_reproduce_the_authors_vectors(data_root: Path) -> None:
     known = torch.bincount(data.train[1], minlength=data.num_items) > 0
     assert int((~known).sum()) == 3
     torch.testing.assert_close(ours[known], social[known], rtol=1e-4, atol=1e-5)
+
+
+def test_learned_weights_find_the_channel_of_noise(planted: Demo) -> None:
+    data = planted.interactions
+
+    def noise(data: Interactions, vectors: Vectors) -> Channel:
+        rows = torch.randn(vectors.items.shape, generator=torch.Generator().manual_seed(0))
+        return Channel("noise", rows, "noise", torch.ones(data.num_items, dtype=torch.bool))
+
+    config = default_config("infodcl", epochs=15)
+    config = replace(config, infodcl=replace(config.infodcl, channel_weights="learned"))
+    outcome = run(data, config, channels=[noise, UserSimilarity(), Social(planted.social)], progress=False)
+    found = {name: channel["weight"] for name, channel in outcome.metrics()["channels"].items()}
+    assert sum(found.values()) == pytest.approx(3)
+    assert found["noise"] < 0.5 * min(found["user"], found["social"])

@@ -65,6 +65,23 @@ def test_lightgcn_objective_is_on_propagated_embeddings() -> None:
     torch.testing.assert_close(torch.cat(model.embeddings()), deep)
 
 
+def channel_terms(model: InfoDCL, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Reconstruction, InfoNCE and balance of channel k for ``BATCH`` as ``seeded`` draws them, without weights."""
+    item, generator = model.item_embedding.weight, seeded()
+    t = model.diffusion.sample_steps(3, generator)
+    noise = torch.randn(3, DIM, generator=generator)
+    e = item[BATCH.anchors]
+    channel = model.channels[f"c{k}"]
+    m = model.options.metadata_scale * metadata(k) / metadata(k).square().mean().sqrt()
+    informative = channel.psnet(noise, m[BATCH.anchors])
+    level = model.diffusion.alpha_bar[t - 1][:, None]
+    z = level.sqrt() * e + (1 - level).sqrt() * informative
+    generated = channel.denoiser(z, t)
+    logits = F.normalize(generated) @ F.normalize(item).T / model.options.temperature
+    recon, nce = (e - generated).pow(2).sum(1).mean(), F.cross_entropy(logits, BATCH.anchors)
+    return recon, nce, balance_loss(generated, model.options.balance_kind)
+
+
 @pytest.mark.parametrize("channels", [1, 2])
 def test_infodcl_objective_term_by_term(channels: int) -> None:
     options = InfoDCLOptions(reconstruction=0.4, contrast=0.2, balance=0.3, balance_kind="norm", temperature=0.5)
@@ -75,22 +92,9 @@ def test_infodcl_objective_term_by_term(channels: int) -> None:
     terms = model.loss(BATCH, seeded())
 
     item = model.item_embedding.weight
-    generator = seeded()
-    t = model.diffusion.sample_steps(3, generator)
-    noise = torch.randn(3, DIM, generator=generator)
-    e = item[BATCH.anchors]
-    recon, nce, balance = torch.zeros(()), torch.zeros(()), torch.zeros(())
-    for k in range(channels):
-        channel = model.channels[f"c{k}"]
-        m = options.metadata_scale * metadata(k) / metadata(k).square().mean().sqrt()
-        informative = channel.psnet(noise, m[BATCH.anchors])
-        level = model.diffusion.alpha_bar[t - 1][:, None]
-        z = level.sqrt() * e + (1 - level).sqrt() * informative
-        generated = channel.denoiser(z, t)
-        recon = recon + (e - generated).pow(2).sum(1).mean()
-        logits = F.normalize(generated) @ F.normalize(item).T / 0.5
-        nce = nce + F.cross_entropy(logits, BATCH.anchors)
-        balance = balance + balance_loss(generated, "norm")
+    recon, nce, balance = (
+        sum(parts) for parts in zip(*(channel_terms(model, k) for k in range(channels)), strict=True)
+    )
     # Three anchors stand for 1.5 times as many steps; BPR weighs what the reconstruction leaves.
     torch.testing.assert_close(terms["recon"], 1.5 * 0.4 * recon)
     torch.testing.assert_close(terms["nce"], 1.5 * 0.2 * nce, rtol=1e-4, atol=1e-5)
@@ -99,6 +103,36 @@ def test_infodcl_objective_term_by_term(channels: int) -> None:
     expected = 0.6 * bpr_terms(user[BATCH.users], item[BATCH.positives], item[BATCH.negatives])
     torch.testing.assert_close(terms["bpr"], expected)
     assert set(terms) == {"bpr", "reg", "recon", "nce", "balance"}
+
+
+def test_learned_weights_follow_each_channels_contrast() -> None:
+    model = infodcl(2, channel_weights="learned", channel_temperature=0.3, contrast=0.2, reconstruction=0.4)
+    with torch.no_grad():
+        for parameter in model.channels.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape))
+    # Nothing is known yet: the weights are equal, and the first step is remembered as it is.
+    torch.testing.assert_close(model.channel_weights(), torch.ones(2))
+    (one, first, _), (other, second, _) = (channel_terms(model, k) for k in range(2))
+    terms = model.loss(BATCH, seeded())
+    torch.testing.assert_close(terms["recon"], 1.5 * 0.4 * (one + other))
+    torch.testing.assert_close(model.channel_loss, torch.stack([first, second]).detach(), rtol=1e-4, atol=1e-5)
+
+    a, b = torch.exp(-first / 0.3).item(), torch.exp(-second / 0.3).item()
+    weights = [2 * a / (a + b), 2 * b / (a + b)]
+    torch.testing.assert_close(model.channel_weights(), torch.tensor(weights), rtol=1e-4, atol=1e-5)
+    terms = model.loss(BATCH, seeded())
+    torch.testing.assert_close(
+        terms["recon"], 1.5 * 0.4 * (weights[0] * one + weights[1] * other), rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(
+        terms["nce"], 1.5 * 0.2 * (weights[0] * first + weights[1] * second), rtol=1e-4, atol=1e-5
+    )
+
+    with torch.no_grad():
+        model.item_embedding.weight.mul_(torch.linspace(-1, 1, ITEMS)[:, None])
+    moved = channel_terms(model, 0)[1]
+    model.loss(BATCH, seeded())
+    torch.testing.assert_close(model.channel_loss[0], 0.9 * first + 0.1 * moved, rtol=1e-4, atol=1e-5)
 
 
 def test_every_parameter_gets_a_gradient() -> None:
@@ -181,6 +215,10 @@ def test_errors() -> None:
     for bad in ({"reconstruction": 1.5}, {"contrast": -1.0}, {"temperature": 0.0}, {"metadata_scale": 0.0}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             InfoDCLOptions(**bad)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="'equal' or 'learned', not 'none'"):
+        InfoDCLOptions(channel_weights="none")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="contrast must be positive"):
+        InfoDCLOptions(channel_weights="learned", contrast=0.0)
 
 
 def test_embeddings_start_from_vectors_of_the_wanted_size() -> None:

@@ -43,6 +43,10 @@ class InfoDCLOptions:
             items. The relative error of the partition function falls with the root of the sample: for unit vectors of
             64 dimensions in random directions and tau = 0.2, 16384 leave half a percent.
         bfloat16: InfoNCE's products on a CPU that has them, see :class:`~infodcl_geo.kernels.InfoNCEOptions`.
+        channel_weights: how the terms of several channels are summed: 'equal' as in section 3.3, or 'learned', which
+            listens less to channels whose views do not tell the items apart, see :class:`InfoDCL`.
+        channel_temperature: of the learned weights: the difference in InfoNCE, in nats, that makes one channel weigh
+            e times another.
     """
 
     basis: Basis = "population"
@@ -60,6 +64,8 @@ class InfoDCLOptions:
     metadata_scale: float = 2.0
     candidates: int = 16384
     bfloat16: bool = False
+    channel_weights: Literal["equal", "learned"] = "equal"
+    channel_temperature: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0 <= self.reconstruction <= 1:
@@ -67,11 +73,15 @@ class InfoDCLOptions:
         for name in ("contrast", "balance"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is a weight and cannot be negative: {getattr(self, name)}")
-        for name in ("temperature", "metadata_scale"):
+        for name in ("temperature", "metadata_scale", "channel_temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
         if self.candidates < 0:
             raise ValueError(f"candidates is a number of items, 0 for all, not {self.candidates}")
+        if self.channel_weights not in ("equal", "learned"):
+            raise ValueError(f"channel_weights must be 'equal' or 'learned', not {self.channel_weights!r}")
+        if self.channel_weights == "learned" and not self.contrast:
+            raise ValueError("learned channel_weights are read off InfoNCE: contrast must be positive")
 
 
 def sample_candidates(
@@ -148,6 +158,10 @@ class _Channel(nn.Module):
         return self.denoiser(z, t)
 
 
+_DECAY = 0.9
+"""Of the moving average behind learned channel weights, a step with anchors."""
+
+
 class InfoDCL(EmbeddingModel):
     r"""InfoDCL (KDD '26), eq. 14:
 
@@ -161,6 +175,14 @@ class InfoDCL(EmbeddingModel):
     ``candidates`` of the options). The channels' terms are summed (section 3.3). Inference is LightGCN propagation of
     the embeddings, without diffusion (section 3.4).
 
+    With ``channel_weights='learned'`` (not in the paper) the terms of channel c of C weigh
+
+    .. math:: w_c = C\, \frac{\exp(-\bar\ell_c / T)}{\sum_{c'} \exp(-\bar\ell_{c'} / T)}
+
+    with :math:`\bar\ell_c` the moving average of its InfoNCE and T the ``channel_temperature``: the minimum of
+    :math:`\sum_c w_c \bar\ell_c + T \sum_c w_c \log w_c` over weights that sum to C. :math:`\exp(-\bar\ell_c)` is the
+    (geometric) mean probability with which a view finds its item among all items, which is low for a channel of noise.
+
     Args:
         graph, num_users, num_items, shared: as in :class:`~infodcl_geo.models.base.EmbeddingModel`.
         channels: metadata ``[num_items, d]`` by the channel's name; its width is the embedding size.
@@ -169,6 +191,8 @@ class InfoDCL(EmbeddingModel):
     Raises:
         ValueError: without channels, or if their shapes differ or do not fit ``num_items``.
     """
+
+    channel_loss: Tensor
 
     def __init__(
         self,
@@ -197,6 +221,14 @@ class InfoDCL(EmbeddingModel):
         self.options = options
         self.diffusion = ForwardDiffusion(options.schedule, options.steps)
         self.channels = nn.ModuleDict({name: _Channel(metadata, options) for name, metadata in channels.items()})
+        if options.channel_weights == "learned":
+            self.register_buffer("channel_loss", torch.zeros(len(channels)))
+
+    def channel_weights(self) -> Tensor:
+        """Weights ``[C]`` of the channels' terms."""
+        if self.options.channel_weights == "equal":
+            return self.item_embedding.weight.new_ones(len(self.channels))
+        return len(self.channels) * torch.softmax(-self.channel_loss / self.options.channel_temperature, 0)
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         options, items = self.options, batch.anchors
@@ -207,16 +239,23 @@ class InfoDCL(EmbeddingModel):
         t = self.diffusion.sample_steps(items.numel(), generator)
         noise = torch.randn(e.shape, generator=generator, device=e.device, dtype=e.dtype)
         contrast = self._contrast(items, generator) if options.contrast else None
-        for channel in self.channels.values():
+        found = []
+        for channel, weight in zip(self.channels.values(), self.channel_weights(), strict=True):
             generated = channel(e, items, t, noise, self.diffusion)
             parts = {"recon": options.reconstruction * reconstruction_loss(e, generated)}
             if contrast is not None:
-                parts["nce"] = options.contrast * contrast(generated)
+                nce = contrast(generated)
+                parts["nce"] = options.contrast * nce
+                found.append(nce.detach())
             if options.balance:
                 parts["balance"] = options.balance * balance_loss(generated, options.balance_kind)
             for name, value in parts.items():
-                value = batch.anchor_weight * value
+                value = batch.anchor_weight * weight * value
                 terms[name] = terms[name] + value if name in terms else value
+        if options.channel_weights == "learned":
+            now, before = torch.stack(found), self.channel_loss
+            # In place, so that a step can be captured in a CUDA graph.
+            before.copy_(torch.where(before == 0, now, _DECAY * before + (1 - _DECAY) * now))
         return terms
 
     def row_tables(self, anchors: int) -> list[nn.Embedding]:
