@@ -88,3 +88,17 @@ def test_channels_are_compared_and_runs_kept(tmp_path: Path) -> None:
     rows = pd.read_csv(out).set_index("variant")
     assert rows.loc["similarity and noise", "weight user"] > 1
     assert rows.loc["similarity and noise", "weight social"] < 1
+
+
+def test_choosing_the_epoch_on_test_is_never_worse(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "selection.csv"
+    command = [sys.executable, "benchmarks/selection.py", "--data", str(folder), "--models", "mf", "infodcl"]
+    command += ["--seeds", "0", "--out", str(out), "--epochs", "6", "--eval_every", "2", "--dim", "8"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = pd.read_csv(out)
+    assert len(rows) == 2
+    for metric in ("recall@20", "ndcg@20"):
+        assert (rows[f"epoch by test, {metric}"] >= rows[f"epoch by validation, {metric}"]).all()
+        masked = rows[f"epoch by test, validation masked, {metric}"]
+        assert (masked >= rows[f"epoch by test, {metric}"]).all()
