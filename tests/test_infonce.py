@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from infodcl_geo.kernels import InfoNCEOptions, infonce, logsumexp_similarity, reference
+from infodcl_geo.training import matmul_precision
 
 module = importlib.import_module("infodcl_geo.kernels.infonce")
 TINY = InfoNCEOptions(cpu_tile=48)  # many tiles both ways, and the exponentials recomputed for the candidates' gradient
@@ -381,3 +382,19 @@ def test_without_the_instructions_or_in_float64_nothing_changes(
 def test_options_are_checked() -> None:
     with pytest.raises(ValueError, match="cpu_tile"):
         InfoNCEOptions(cpu_tile=0)
+
+
+def test_precision_follows_that_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_multiplies_bfloat16", lambda: True)
+    x, y, p = problem(9, 20, 16, torch.float32)
+    explicit = infonce(x, y, p, options=InfoNCEOptions(bfloat16=True))
+    assert infonce(x, y, p) != explicit
+    with matmul_precision("medium"):
+        assert infonce(x, y, p) == explicit
+        assert InfoNCEOptions().flat()[1]
+        assert infonce(x, y, p, options=InfoNCEOptions(bfloat16=False)) != explicit
+    with matmul_precision("high"):
+        assert infonce(x, y, p) != explicit
+        assert InfoNCEOptions().flat()[1]
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert not InfoNCEOptions().flat()[1]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from infodcl_geo.channels import spectral_embeddings
 from infodcl_geo.datasets import demo
-from infodcl_geo.experiment import Config, ModelOptions, build_channels, build_model, default_config, pretrain, run
+from infodcl_geo.experiment import Config, ModelOptions, build_channels, build_model, default_config, fit, pretrain, run
 from infodcl_geo.interactions import IdMap, Interactions
 from infodcl_geo.models.base import EmbeddingModel
 from infodcl_geo.models.infodcl import InfoDCLOptions
@@ -163,3 +163,20 @@ def test_pretrained_vectors_are_where_training_starts() -> None:
     diffrec = replace(diffrec, model=replace(diffrec.model, init="pretrained"))
     with pytest.raises(ValueError, match="diffrec has no embeddings"):
         build_model(data, diffrec, {})
+
+
+def test_the_precision_of_products_is_set_while_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[str] = set()
+    forward = EmbeddingModel.loss
+
+    def watched(self, batch, generator=None):  # type: ignore[no-untyped-def]
+        seen.add(torch.get_float32_matmul_precision())
+        return forward(self, batch, generator)
+
+    monkeypatch.setattr(EmbeddingModel, "loss", watched)
+    chosen = replace(config(epochs=1), model=replace(config().model, model="mf"))
+    fit(small(), replace(chosen, training=replace(chosen.training, matmul_precision="medium")), progress=False)
+    assert seen == {"medium"}
+    assert torch.get_float32_matmul_precision() == "highest"
+    with pytest.raises(ValueError, match="matmul_precision must be"):
+        TrainOptions(matmul_precision="low")  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from infodcl_geo.kernels import InfoNCEOptions, infonce
+from infodcl_geo.kernels import infonce
 
 from ..graph import Graph
 from ..nn.diffusion import Denoiser, ForwardDiffusion, Schedule
@@ -42,7 +42,6 @@ class InfoDCLOptions:
             more items than both together (:func:`sample_candidates`); otherwise, and for 0, it contrasts with all
             items. The relative error of the partition function falls with the root of the sample: for unit vectors of
             64 dimensions in random directions and tau = 0.2, 16384 leave half a percent.
-        bfloat16: InfoNCE's products on a CPU that has them, see :class:`~infodcl_geo.kernels.InfoNCEOptions`.
         channel_weights: how the terms of several channels are summed: 'equal' as in section 3.3, or 'learned', which
             listens less to channels whose views do not tell the items apart, see :class:`InfoDCL`.
         channel_temperature: of the learned weights: the difference in InfoNCE, in nats, that makes one channel weigh
@@ -63,7 +62,6 @@ class InfoDCLOptions:
     gate: Literal["paper", "signed"] = "paper"
     metadata_scale: float = 2.0
     candidates: int = 16384
-    bfloat16: bool = False
     channel_weights: Literal["equal", "learned"] = "equal"
     channel_temperature: float = 0.5
 
@@ -268,11 +266,10 @@ class InfoDCL(EmbeddingModel):
     def _contrast(self, items: Tensor, generator: torch.Generator | None) -> Callable[[Tensor], Tensor]:
         """Mean InfoNCE of vectors generated for ``items``; all channels of a step share one sample of candidates."""
         table, temperature, count = self.item_embedding.weight, self.options.temperature, self.options.candidates
-        how = InfoNCEOptions(bfloat16=self.options.bfloat16)
         if not self._samples_candidates(items.numel()):
-            return lambda generated: infonce(generated, table, items, temperature, options=how)
+            return lambda generated: infonce(generated, table, items, temperature)
         rows, log_q = sample_candidates(items, self.num_items, count, generator)
         candidates, own = self.item_embedding(rows), torch.arange(items.numel(), device=items.device)
         # The positive is no sample: what the correction adds to its logit, where an item has several anchors, goes.
         correction = log_q[: items.numel()].mean()
-        return lambda generated: infonce(generated, candidates, own, temperature, log_q=log_q, options=how) - correction
+        return lambda generated: infonce(generated, candidates, own, temperature, log_q=log_q) - correction
