@@ -31,8 +31,10 @@ from .experiment import (
     pretrain,
     run,
 )
-from .interactions import Format, Interactions, InteractionWarning, Split, load_interactions
+from .ids import InteractionWarning
+from .interactions import Interactions, Split, load_interactions
 from .recommender import CheckpointError, Recommender
+from .text_files import Format
 from .training import TrainOptions
 
 GENERATED_NOTE = "The data are generated, with planted tastes: the numbers say that the program works, nothing more."

@@ -25,14 +25,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from infodcl_geo.interactions import (
-    IdMap,
-    InteractionError,
-    Interactions,
-    Split,
-    load_interactions,
-    split_interactions,
-)
+from infodcl_geo.ids import IdMap, InteractionError
+from infodcl_geo.interactions import Interactions, Split, load_interactions, split_interactions
 
 __all__ = ["NAMED", "DatasetError", "Demo", "demo", "download", "load_named", "power_law_graph"]
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from .evaluation import Ranking, evaluate, rank_items
 from .experiment import Run
-from .interactions import IdMap, Interactions
+from .ids import IdMap
+from .interactions import Interactions
 from .models.diffrec import DiffRec, DiffRecOptions
 from .models.gfcf import gfcf_scorer
 from .scoring import Scorer, UserRows, dot_scorer, item_scorer

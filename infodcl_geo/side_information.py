@@ -1,8 +1,8 @@
 """What is known about users and items beside their interactions: social edges, knowledge triples, item features.
 
 Readers map raw ids through the id maps of an :class:`~infodcl_geo.interactions.Interactions`; ids that it does not have
-are left out and counted in one :class:`~infodcl_geo.interactions.InteractionWarning`. What cannot be used at all stops
-with one :class:`~infodcl_geo.interactions.InteractionError` that names the file.
+are left out and counted in one :class:`~infodcl_geo.ids.InteractionWarning`. What cannot be used at all stops with
+one :class:`~infodcl_geo.ids.InteractionError` that names the file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ import torch
 from torch import Tensor
 
 from .graph import Graph, csr_parts, sparse_matrix
-from .interactions import Column, IdMap, InteractionError, Interactions, InteractionWarning, read_columns
+from .ids import IdMap, InteractionError, InteractionWarning
+from .interactions import Interactions
+from .readers import read_columns
+from .text_files import Column
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
@@ -280,7 +283,7 @@ def load_social(path: Path_, data: Interactions, *, columns: Sequence[Column] | 
 
     Args:
         path: text with or without a header, RecBole ``.net``, parquet, npy (``S x 2`` or ``S x 3``) or npz (a scipy
-            matrix users x users whose indices are raw ids); see :func:`~infodcl_geo.interactions.read_columns`.
+            matrix users x users whose indices are raw ids); see :func:`~infodcl_geo.readers.read_columns`.
         data: whose users they are.
         columns: header names or positions of user, friend and, if there is one, weight.
 

@@ -24,7 +24,8 @@ from infodcl_geo.channels import (
 from infodcl_geo.datasets import Demo, demo
 from infodcl_geo.experiment import ModelOptions, channel_builders, default_config, run
 from infodcl_geo.graph import Graph, interaction_graph, normalized_interactions, to_scipy
-from infodcl_geo.interactions import IdMap, Interactions, load_interactions
+from infodcl_geo.ids import IdMap
+from infodcl_geo.interactions import Interactions, load_interactions
 from infodcl_geo.side_information import ItemFeatures, KnowledgeGraph, SocialGraph
 from infodcl_geo.similarity import jaccard_graph
 

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from infodcl_geo import datasets as module
 from infodcl_geo.datasets import NAMED, DatasetError, Demo, demo, download, load_named
-from infodcl_geo.interactions import InteractionError, Split
+from infodcl_geo.ids import InteractionError
+from infodcl_geo.interactions import Split
 
 
 @pytest.fixture(scope="module")

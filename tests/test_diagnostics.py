@@ -25,7 +25,8 @@ from infodcl_geo.diagnostics import (
     signal_to_noise,
 )
 from infodcl_geo.graph import Graph, sparse_matrix, to_scipy
-from infodcl_geo.interactions import IdMap, Interactions
+from infodcl_geo.ids import IdMap
+from infodcl_geo.interactions import Interactions
 from infodcl_geo.models.infodcl import InfoDCLOptions
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from infodcl_geo.experiment import build_model, default_config
 from infodcl_geo.graph import csr_parts, normalized_adjacency
-from infodcl_geo.interactions import IdMap, Interactions
+from infodcl_geo.ids import IdMap
+from infodcl_geo.interactions import Interactions
 from infodcl_geo.models.diffcl import DiffCL, DiffCLOptions, similar_items_graph
 from infodcl_geo.models.popularity import popularity_embeddings
 from infodcl_geo.nn.diffusion import LinearNoise, alpha_bar

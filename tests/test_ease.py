@@ -13,7 +13,8 @@ from torch import Tensor
 
 from infodcl_geo.cli import main
 from infodcl_geo.experiment import default_config, run
-from infodcl_geo.interactions import IdMap, Interactions, load_interactions
+from infodcl_geo.ids import IdMap
+from infodcl_geo.interactions import Interactions, load_interactions
 from infodcl_geo.models import ease
 from infodcl_geo.models.ease import EASEOptions, ease_weights
 from infodcl_geo.recommender import Recommender

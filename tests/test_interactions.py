@@ -20,18 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch_geometric.data import HeteroData
 
-from infodcl_geo import interactions as module
-from infodcl_geo.interactions import (
-    IdMap,
-    InteractionError,
-    Interactions,
-    InteractionWarning,
-    Split,
-    UnknownIdError,
-    from_hetero_data,
-    load_interactions,
-    split_interactions,
-)
+from infodcl_geo import text_files
+from infodcl_geo.ids import IdMap, InteractionError, InteractionWarning, UnknownIdError
+from infodcl_geo.interactions import Interactions, Split, from_hetero_data, load_interactions, split_interactions
+from infodcl_geo.readers import read_columns
 
 KEEP_ALL = Split("ratio", valid=0.0, test=0.0)
 
@@ -60,9 +52,9 @@ def load_quietly(path: Path, **options: Any) -> Interactions:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are read in pieces of a few bytes and rows, so that every seam is met."""
-    monkeypatch.setattr(module, "_BLOCK", 5)
-    monkeypatch.setattr(module, "_ROWS", 2)
-    monkeypatch.setattr(module, "_SAMPLE", 64)
+    monkeypatch.setattr(text_files, "_BLOCK", 5)
+    monkeypatch.setattr(text_files, "_ROWS", 2)
+    monkeypatch.setattr(text_files, "_SAMPLE", 64)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -355,10 +347,10 @@ def test_validation_is_held_out_of_training_if_there_is_none(tmp_path: Path) -> 
 
 
 def test_ids_are_integers_only_if_all_are() -> None:
-    assert module._as_integers(np.array(["10", "9"])).tolist() == [10, 9]  # type: ignore[union-attr]
-    assert module._as_integers(np.array(["10.0", "1.000000e+01"])).tolist() == [10, 10]  # type: ignore[union-attr]
+    assert text_files._as_integers(np.array(["10", "9"])).tolist() == [10, 9]  # type: ignore[union-attr]
+    assert text_files._as_integers(np.array(["10.0", "1.000000e+01"])).tolist() == [10, 10]  # type: ignore[union-attr]
     for words in (["10", "x"], ["010", "9"], ["1.5"], ["1e3"], ["9" * 25], ["٣"], ["9007199254740993.0"], ["+5"]):
-        assert module._as_integers(np.array(words)) is None
+        assert text_files._as_integers(np.array(words)) is None
 
 
 def test_string_ids_sort_as_strings_and_leading_zeros_stay(tmp_path: Path) -> None:
@@ -525,7 +517,7 @@ BAD: dict[str, tuple[str, str | bytes, dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::infodcl_geo.interactions.InteractionWarning")
+@pytest.mark.filterwarnings("ignore::infodcl_geo.ids.InteractionWarning")
 @pytest.mark.parametrize("case", BAD)
 def test_bad_text_is_one_line_with_the_place(tmp_path: Path, case: str) -> None:
     name, content, options, message = BAD[case]
@@ -596,7 +588,7 @@ def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
         ({"format": np.array(b"xyz")}, "not a sparse matrix"),
     ],
 )
-@pytest.mark.filterwarnings("ignore::infodcl_geo.interactions.InteractionWarning")
+@pytest.mark.filterwarnings("ignore::infodcl_geo.ids.InteractionWarning")
 def test_bad_sparse_matrices(tmp_path: Path, damage: dict[str, np.ndarray], message: str) -> None:
     good = {
         "format": np.array(b"csr"),
@@ -671,7 +663,7 @@ VICTIMS = {
         max_size=3,
     )
 )
-@pytest.mark.filterwarnings("ignore::infodcl_geo.interactions.InteractionWarning")
+@pytest.mark.filterwarnings("ignore::infodcl_geo.ids.InteractionWarning")
 def test_damaged_files_load_or_fail_cleanly(tmp_path: Path, name: str, edits: list[tuple[int, int, bytes]]) -> None:
     if name in VICTIMS:
         content = VICTIMS[name]
@@ -695,6 +687,24 @@ def test_duplicates_are_kept_once_and_counted(tmp_path: Path) -> None:
     with pytest.warns(InteractionWarning, match=r"x.txt: 2 duplicate pairs") as caught:
         data = load_interactions(tmp_path / "x.txt", split=KEEP_ALL)
     assert raw_pairs(data, "train") == {(0, 1), (0, 2), (1, 1)}
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    ("read", "repair"),
+    [
+        (lambda folder: load_interactions(folder / "pairs.txt"), "1 duplicate pairs"),
+        (lambda folder: load_interactions(folder / "rows.txt"), "read as adjacency lists"),
+        (lambda folder: load_interactions(folder / "x.npz"), "1 stored zeros"),
+        (lambda folder: read_columns(folder / "x.npz", {"user": "user", "item": "item"}), "1 stored zeros"),
+    ],
+)
+def test_warnings_point_at_the_caller(tmp_path: Path, read: Callable[[Path], object], repair: str) -> None:
+    (tmp_path / "pairs.txt").write_text("0 1\n0 1\n")
+    (tmp_path / "rows.txt").write_text("0 1 2\n3 4 5\n")
+    sp.save_npz(tmp_path / "x.npz", sp.coo_matrix(([1, 0], ([0, 1], [0, 1]))))
+    with pytest.warns(InteractionWarning, match=repair) as caught:
+        read(tmp_path)
     assert caught[0].filename == __file__
 
 
@@ -909,7 +919,7 @@ def test_core_counts_over_all_splits(tmp_path: Path) -> None:
 def test_integers_are_parsed_as_python_does(rows: list[list[int]], separator: str, end: str) -> None:
     content = "".join(separator.join(map(str, row)) + end for row in rows)
     mark = None if separator.isspace() and separator != "\t" else separator.strip(" ")
-    parsed = module._parse_integers(np.frombuffer(content.encode(), dtype=np.uint8), mark)
+    parsed = text_files._parse_integers(np.frombuffer(content.encode(), dtype=np.uint8), mark)
     assert parsed is not None
     values, per_line = parsed
     assert values.tolist() == [v for row in rows for v in row]
@@ -925,7 +935,7 @@ def test_integers_are_parsed_as_python_does(rows: list[list[int]], separator: st
     ],
 )
 def test_the_integer_parser_refuses_everything_else(content: str, separator: str | None) -> None:
-    assert module._parse_integers(np.frombuffer(content.encode(), dtype=np.uint8), separator) is None
+    assert text_files._parse_integers(np.frombuffer(content.encode(), dtype=np.uint8), separator) is None
 
 
 # ---------------------------------------------------------------------------------------------------------------------

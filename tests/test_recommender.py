@@ -13,7 +13,8 @@ import torch
 from test_ease import blocks
 
 from infodcl_geo.experiment import Config, ModelName, ModelOptions, default_config, run
-from infodcl_geo.interactions import IdMap, Interactions, UnknownIdError
+from infodcl_geo.ids import IdMap, UnknownIdError
+from infodcl_geo.interactions import Interactions
 from infodcl_geo.recommender import CheckpointError, Recommender
 from infodcl_geo.training import TrainOptions
 

@@ -16,15 +16,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from torch_geometric.data import HeteroData
 
-from infodcl_geo.interactions import (
-    IdMap,
-    InteractionError,
-    Interactions,
-    InteractionWarning,
-    Split,
-    from_hetero_data,
-    load_interactions,
-)
+from infodcl_geo.ids import IdMap, InteractionError, InteractionWarning
+from infodcl_geo.interactions import Interactions, Split, from_hetero_data, load_interactions
 from infodcl_geo.side_information import (
     ItemFeatures,
     KnowledgeGraph,

@@ -11,7 +11,8 @@ from torch import Tensor
 from infodcl_geo.channels import spectral_embeddings
 from infodcl_geo.datasets import demo
 from infodcl_geo.experiment import Config, ModelOptions, build_channels, build_model, default_config, fit, pretrain, run
-from infodcl_geo.interactions import IdMap, Interactions
+from infodcl_geo.ids import IdMap
+from infodcl_geo.interactions import Interactions
 from infodcl_geo.models.base import EmbeddingModel
 from infodcl_geo.models.infodcl import InfoDCLOptions
 from infodcl_geo.training import TrainOptions
