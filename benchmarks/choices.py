@@ -2,7 +2,8 @@
 
     python benchmarks/choices.py --data ../shared/data/office --out benchmarks/results/choices_office.csv
 
-The epoch is chosen on validation, the test split scored once a run. Runs already in the CSV are not repeated.
+The epoch is chosen on validation, the test split scored once a run. Runs already in the CSV are not repeated. Options
+that are not listed below are those of ``infodcl-geo train`` for InfoDCL and hold for all runs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import torch
 from tabulate import tabulate
 
 from infodcl_geo.channels import Vectors
-from infodcl_geo.experiment import Config, build_channels, default_config, pretrain, run
+from infodcl_geo.cli import config_of
+from infodcl_geo.experiment import Config, build_channels, pretrain, run
 from infodcl_geo.interactions import Interactions, load_interactions
 
 # Field changes by the part of the configuration they belong to.
@@ -49,9 +51,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="CSV of all runs; runs in it are not repeated")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--choices", nargs="+", default=list(CHOICES), choices=list(CHOICES), metavar="NAME")
-    parser.add_argument("--eval-every", type=int, default=5, help="epochs between validations")
-    parser.add_argument("--init", choices=["normal", "pretrained"], default="pretrained", help="where embeddings start")
-    options = parser.parse_args()
+    options, fixed = parser.parse_known_args()
     data = load_interactions(options.data)
     rows = pd.read_csv(options.out).to_dict("records") if options.out.exists() else []
     vectors: dict[tuple[str, int], Vectors] = {}
@@ -59,8 +59,7 @@ def main() -> None:
         for name in options.choices:
             if any(row["choice"] == name and row["seed"] == seed for row in rows):
                 continue
-            base = default_config("infodcl", seed=seed, eval_every=options.eval_every)
-            base = replace(base, model=replace(base.model, init=options.init))
+            base = config_of("infodcl", ["train", *fixed, f"--seed={seed}"])
             rows.append({"choice": name, "seed": seed, **one_run(data, changed(base, CHOICES[name]), vectors)})
             options.out.parent.mkdir(parents=True, exist_ok=True)
             pd.DataFrame(rows).to_csv(options.out, index=False)
