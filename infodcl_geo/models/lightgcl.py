@@ -34,7 +34,7 @@ class LightGCLOptions:
     """
 
     rank: int = 5
-    contrast: float = 0.02
+    contrast: float = 0.002
     temperature: float = 0.2
     similarity: Literal["dot", "cosine"] = "dot"
     clamp: float = 5.0
