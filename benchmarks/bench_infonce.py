@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from infodcl_geo.kernels import infonce, reference
+from infodcl_geo.training import matmul_precision
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -29,8 +30,13 @@ def fused(x: Tensor, y: Tensor, positives: Tensor) -> Tensor:
     return infonce(x, y, positives)
 
 
+def fused_medium(x: Tensor, y: Tensor, positives: Tensor) -> Tensor:
+    with matmul_precision("medium"):
+        return infonce(x, y, positives)
+
+
 @pytest.mark.parametrize("what", ["forward", "forward and backward"])
-@pytest.mark.parametrize("function", [eager, fused], ids=["eager", "infonce"])
+@pytest.mark.parametrize("function", [eager, fused, fused_medium], ids=["eager", "infonce", "infonce medium"])
 @pytest.mark.parametrize("dtype", [torch.float32, *([torch.bfloat16] if DEVICE.type == "cuda" else [])], ids=str)
 @pytest.mark.parametrize(("anchors", "candidates", "d"), SIZES)
 def test_infonce_throughput(
