@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -62,9 +62,7 @@ def truncated_svd(
     if not 1 <= rank < smaller:
         raise ValueError(f"a {graph.shape[0]} x {graph.shape[1]} matrix has no truncated SVD of rank {rank}")
     if method == "exact" or (method == "auto" and sum(graph.shape) <= EXACT_NODES):
-        from scipy.sparse.linalg import svds
-
-        left, values, right = svds(to_scipy(graph.matrix).astype(np.float64), k=rank, rng=np.random.default_rng(seed))
+        left, values, right = _lanczos(to_scipy(graph.matrix).astype(np.float64), rank, seed)
         order = np.argsort(-values)
         parts = left[:, order], np.maximum(values[order], 0), right[order].T
         return tuple(torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32)) for part in parts)  # type: ignore[return-value]
@@ -85,6 +83,19 @@ def truncated_svd(
     del basis
     right = _blockwise_product(projected, torch.where(values > 0, vectors / values, 0))
     return left, values.float(), right
+
+
+def _lanczos(matrix: Any, rank: int, seed: int) -> tuple[Any, Any, Any]:
+    from scipy.sparse.linalg import ArpackNoConvergence, svds
+
+    try:
+        return svds(matrix, k=rank, rng=np.random.default_rng(seed), maxiter=1000)
+    except ArpackNoConvergence:
+        # Many equal singular values at the cut, such as the ones of a normalised graph with many small components,
+        # keep Lanczos from the last digits, which the result in float32 does not have; a wider basis holds more copies.
+        columns = min(4 * rank + 20, min(matrix.shape) - 1)
+        wider = {"ncv": columns} if columns > rank else {}
+        return svds(matrix, k=rank, rng=np.random.default_rng(seed), tol=1e-10, **wider)
 
 
 def _gram(x: Tensor) -> Tensor:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from infodcl_geo import spectral
 from infodcl_geo.channels import spectral_embeddings
-from infodcl_geo.graph import Graph, sparse_matrix
+from infodcl_geo.graph import Graph, normalized_interactions, sparse_matrix
+from infodcl_geo.interactions import load_interactions
 from infodcl_geo.spectral import SVDMethod, truncated_svd
 
 
@@ -83,3 +87,31 @@ def test_errors() -> None:
         truncated_svd(graph, 5)
     with pytest.raises(ValueError, match="'qr'"):
         truncated_svd(graph, 2, method="qr")  # type: ignore[arg-type]
+
+
+def test_lanczos_that_does_not_converge_is_tried_with_a_wider_basis(monkeypatch: pytest.MonkeyPatch) -> None:
+    import scipy.sparse.linalg as linalg
+
+    table, svds, calls = decaying(40, 30, 0.7), linalg.svds, []
+
+    def stubborn(matrix, k, **options):  # type: ignore[no-untyped-def]
+        calls.append(options)
+        if len(calls) == 1:
+            raise linalg.ArpackNoConvergence("No convergence", np.empty(0), np.empty((0, 0)))
+        return svds(matrix, k=k, **options)
+
+    monkeypatch.setattr(linalg, "svds", stubborn)
+    values = truncated_svd(graph_of(table), 5)[1]
+    torch.testing.assert_close(values, torch.linalg.svdvals(table)[:5], rtol=1e-5, atol=1e-6)
+    assert len(calls) == 2
+    assert calls[1]["ncv"] == 29
+
+
+@pytest.mark.real_data
+def test_tiktok_with_its_many_equal_singular_values(data_root: Path) -> None:
+    data = load_interactions(data_root / "tiktok")
+    graph = normalized_interactions(data.train, data.num_users, data.num_items)
+    left, values, right = truncated_svd(graph, 30)
+    torch.testing.assert_close(left.T @ left, torch.eye(30), rtol=0, atol=1e-5)
+    torch.testing.assert_close(graph @ right, left * values, rtol=0, atol=1e-5)
+    assert (values[:10] - 1).abs().max() < 1e-6
