@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +78,7 @@ def main() -> None:
         key = {"data": data.name, "model": model, "seed": seed}
         if any(all(row[name] == value for name, value in key.items()) for row in rows):
             continue
-        config = config_of(model, ["train", *fixed], options.settings)
-        config = replace(config, training=replace(config.training, seed=seed))
+        config = config_of(model, ["train", *fixed, f"--seed={seed}"], options.settings)
         rows.append({**key, **protocols(history(data, config))})
         options.out.parent.mkdir(parents=True, exist_ok=True)
         pd.DataFrame(rows).to_csv(options.out, index=False)

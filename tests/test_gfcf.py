@@ -107,6 +107,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     capsys.readouterr()
     assert main(["recommend", "--checkpoint", str(out), "--users", "user4", "--k", "3"]) == 0
     assert capsys.readouterr().out.count("user4") == 3
+    assert main(["evaluate", "--checkpoint", str(out), "--data", str(file)]) == 0
 
 
 @pytest.mark.real_data

@@ -247,8 +247,9 @@ class InfoDCL(EmbeddingModel):
                 found.append(nce.detach())
             if options.balance:
                 parts["balance"] = options.balance * balance_loss(generated, options.balance_kind)
+            scale = batch.anchor_weight * weight
             for name, value in parts.items():
-                value = batch.anchor_weight * weight * value
+                value = scale * value
                 terms[name] = terms[name] + value if name in terms else value
         if options.channel_weights == "learned":
             now, before = torch.stack(found), self.channel_loss
