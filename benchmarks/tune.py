@@ -5,8 +5,9 @@
 
 Needs the extra ``tune`` (Optuna). The test split is not looked at. The objective is NDCG@20 + Recall@20 / 2 of the
 epoch that validation selects. Each search begins with the model's own defaults, so it never ends below them, and goes
-on by Optuna's TPE with median pruning. The budget is ``--trials``, ``--minutes`` of wall-clock, or both, whichever ends
-first; a closed form, which a search of one or two numbers exhausts, gets 100 trials at most.
+on by Optuna's TPE with median pruning. With ``--begin`` the settings of a file, say those found on another data set,
+are tried before the defaults. The budget is ``--trials``, ``--minutes`` of wall-clock, or both, whichever ends first; a
+closed form, which a search of one or two numbers exhausts, gets 100 trials at most.
 
 ``--out`` is what ``infodcl-geo compare --settings`` reads; models that are not searched now keep their entries. Beside
 it lies a CSV of all trials. With ``--journal`` a search can be resumed, and shared by several processes. Options that
@@ -19,7 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
@@ -80,6 +81,7 @@ def suggest(trial: BaseTrial, model: str) -> dict[str, Any]:
 
     number("lr", 2e-3, 1.5e-2)
     number("penalty", 5e-4, 4e-2)
+    options["init"] = trial.suggest_categorical("init", ["normal", "pretrained"])
     number("init_std", 0.003, 0.1)
     whole("num_layers", 2 if model == "ncl" else 1, 3)  # NCL contrasts the second layer
     if model in ("simgcl", "xsimgcl"):
@@ -183,9 +185,15 @@ class Search:
         return quality(outcome.result.validation)
 
     def run(
-        self, model: ModelName, trials: int | None, minutes: float | None, storage: Any, seed: int
+        self,
+        model: ModelName,
+        trials: int | None,
+        minutes: float | None,
+        storage: Any,
+        seed: int,
+        begin: Mapping[str, Any] | None = None,
     ) -> optuna.study.Study:
-        """Search ``model`` until its budget is spent."""
+        """Search ``model`` from the options ``begin`` and the defaults until its budget is spent."""
         study = optuna.create_study(
             study_name=model,
             storage=storage,
@@ -195,7 +203,10 @@ class Search:
             pruner=optuna.pruners.MedianPruner(n_startup_trials=8, n_warmup_steps=50),
         )
         if not study.trials:
-            study.enqueue_trial(self._defaults(model))
+            defaults = self._defaults(model)
+            if begin:
+                study.enqueue_trial({name: begin.get(name, value) for name, value in defaults.items()})
+            study.enqueue_trial(defaults)
         if model in CLOSED_FORMS:
             trials = min(trials or 100, 100)
         left = None if trials is None else max(0, trials - sum(t.state.is_finished() for t in study.trials))
@@ -271,6 +282,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--trials", type=int, help="budget of each model in trials; 40 where no minutes are given")
     parser.add_argument("--minutes", type=float, help="budget of each model in minutes of wall-clock")
     parser.add_argument("--out", type=Path, required=True, help="settings file (YAML)")
+    parser.add_argument("--begin", type=Path, help="settings file whose options are tried first")
     parser.add_argument("--seed", type=int, default=1, help="of the search; the models train with seed 0")
     parser.add_argument("--journal", type=Path, help="file that keeps the trials")
     parser.add_argument("--device", help="'cpu' or 'cuda'; CUDA where there is one")
@@ -283,6 +295,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     search = Search(data, fixed, device)
     for model in options.models:
         search.config(model, {})  # a wrong word among the fixed ones stops here, not after hours
+    begin = read_settings(options.begin) if options.begin else {}
     storage = None
     if options.journal:
         options.journal.parent.mkdir(parents=True, exist_ok=True)
@@ -291,7 +304,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     for model in options.models:
         start = time.perf_counter()
-        study = search.run(model, trials, options.minutes, storage, options.seed)
+        study = search.run(model, trials, options.minutes, storage, options.seed, begin.get(model))
         if not any(trial.state == TrialState.COMPLETE for trial in study.trials):
             print(f"{model}: no trial was completed")
             continue

@@ -336,9 +336,13 @@ def test_settings_that_were_searched_are_those_compared(tune: Any, ratings: Path
     words = ["--data", str(ratings), "--out", str(out), "--epochs", "2", "--dim", "8"]
     tune.main([*words, "--models", "ease", "mf", "--trials", "3", "--journal", str(tmp_path / "journal")])
     tune.main([*words, "--models", "mf", "--trials", "4", "--journal", str(tmp_path / "journal")])
-    tune.main([*words, "--models", "gfcf", "--minutes", "0.02"])
+    begin = tmp_path / "begin.yaml"
+    begin.write_text("gfcf: {gfcf.components: 9}\n", encoding="utf-8")
+    tune.main([*words, "--models", "gfcf", "--minutes", "0.02", "--begin", str(begin)])
     trials = pd.read_csv(out.with_suffix(".csv"))
     assert trials["model"].value_counts()[["ease", "mf"]].to_dict() == {"ease": 3, "mf": 4}
+    first = json.loads(trials[(trials["model"] == "gfcf") & (trials["trial"] == 0)]["options"].item())
+    assert first == {"gfcf.components": 9, "gfcf.alpha": default_config("gfcf").gfcf.alpha}
     found = read_settings(out)
     assert set(found) == {"ease", "gfcf", "mf"}
     for model in found:
