@@ -29,6 +29,13 @@ CHOICES: dict[str, dict[str, dict[str, Any]]] = {
     "basis: batch": {"infodcl": {"basis": "batch"}},
     "basis: item": {"infodcl": {"basis": "item"}},
     "pretraining: lightgcn": {"model": {"pretraining": "lightgcn"}},
+    "pretraining: without smoothing": {"svd": {"smoothing": 0.0}},
+    # With the settings that were best for it.
+    "start: random": {
+        "model": {"init": "normal", "init_std": 0.02, "penalty": 0.01},
+        "training": {"lr": 0.005},
+        "infodcl": {"contrast": 0.005},
+    },
     "channel: item": {"model": {"channels": "item"}},
     "channels: both": {"model": {"channels": "both"}},
     "anchors: unique positives": {"training": {"anchors": "unique"}},
@@ -54,7 +61,7 @@ def main() -> None:
     options, fixed = parser.parse_known_args()
     data = load_interactions(options.data)
     rows = pd.read_csv(options.out).to_dict("records") if options.out.exists() else []
-    vectors: dict[tuple[str, int], Vectors] = {}
+    vectors: dict[Any, Vectors] = {}
     for seed in options.seeds:
         for name in options.choices:
             if any(row["choice"] == name and row["seed"] == seed for row in rows):
@@ -74,10 +81,10 @@ def main() -> None:
     print(tabulate(summary, headers=["choice", *columns, "s/epoch"], tablefmt="github", disable_numparse=True))
 
 
-def one_run(data: Interactions, config: Config, vectors: dict[tuple[str, int], Vectors]) -> dict[str, Any]:
+def one_run(data: Interactions, config: Config, vectors: dict[Any, Vectors]) -> dict[str, Any]:
     """Train once; pretrained vectors are shared between the choices that use the same ones."""
     # The closed form has no seed that matters.
-    key = (config.model.pretraining, config.training.seed if config.model.pretraining == "lightgcn" else 0)
+    key = ("lightgcn", config.training.seed) if config.model.pretraining == "lightgcn" else config.svd
     if key not in vectors:
         vectors[key] = pretrain(data, config, device=torch.device("cpu"), progress=False)
     channels = build_channels(data, config, vectors[key])

@@ -72,6 +72,11 @@ def suggest(trial: BaseTrial, model: str) -> dict[str, Any]:
         whole("gfcf.components", 8, 512, log=True)
         number("gfcf.alpha", 0.01, 3)
         return options
+    if model == "svd":
+        number("svd.smoothing", 0.01, 3)
+        number("svd.power", 0.25, 3, log=False)
+        whole("num_layers", 0, 3)
+        return options
     if model == "diffrec":
         number("lr", 2e-4, 5e-3)
         whole("diffrec.hidden", 50, 800, log=True)
@@ -79,10 +84,10 @@ def suggest(trial: BaseTrial, model: str) -> dict[str, Any]:
         number("diffrec.noise_scale", 1e-4, 0.1)
         return options
 
-    number("lr", 2e-3, 1.5e-2)
-    number("penalty", 5e-4, 4e-2)
+    number("lr", 2e-4, 1.5e-2)
+    number("penalty", 1e-4, 4e-2)
     options["init"] = trial.suggest_categorical("init", ["normal", "pretrained"])
-    number("init_std", 0.003, 0.1)
+    number("init_std", 0.003, 0.6)
     whole("num_layers", 2 if model == "ncl" else 1, 3)  # NCL contrasts the second layer
     if model in ("simgcl", "xsimgcl"):
         contrastive()
@@ -98,7 +103,7 @@ def suggest(trial: BaseTrial, model: str) -> dict[str, Any]:
         number("ncl.prototype", 1e-5, 1e-2)
         number("ncl.temperature", 0.05, 0.5)
     elif model == "infodcl":
-        contrastive(1e-3, 0.3)
+        contrastive(1e-3, 1.0)
         number("infodcl.reconstruction", 1e-3, 0.6)
         number("infodcl.metadata_scale", 0.3, 10)
         options["infodcl.schedule"] = trial.suggest_categorical("infodcl.schedule", ["exp", "linear", "cosine", "sqrt"])

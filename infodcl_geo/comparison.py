@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from .experiment import CLOSED_FORMS, Config, ModelName, Run
+from .experiment import CLOSED_FORMS, WITH_CHANNELS, Config, ModelName, Run
 from .interactions import Interactions
 
 STUDIED: frozenset[str] = frozenset({"infodcl", "simdiff", "diffcl"})
@@ -66,11 +66,12 @@ def describe(data: Interactions, config: Config, ks: Sequence[int], mask_validat
         digest.update(str(tuple(pairs.shape)).encode())
         digest.update(pairs.contiguous().numpy().tobytes())
     name = config.model.model
-    parts = {
-        part: options
-        for part, options in config.to_dict().items()
-        if part == name or (part not in get_args(ModelName) and name not in CLOSED_FORMS)
-    }
+    used: set[str] = {name}
+    if name not in CLOSED_FORMS:
+        used |= set(config.to_dict()) - set(get_args(ModelName))
+        if config.model.init == "pretrained" or name in WITH_CHANNELS:
+            used.add("svd")
+    parts = {part: options for part, options in config.to_dict().items() if part in used}
     content = {
         "data": digest.hexdigest()[:16],
         "ks": list(ks),
@@ -78,6 +79,8 @@ def describe(data: Interactions, config: Config, ks: Sequence[int], mask_validat
         **parts,
         "model": parts.get("model", name),
     }
+    if name == "svd":
+        content["model"] = {"model": name, "dim": config.model.dim, "num_layers": config.model.num_layers}
     return json.dumps(content, sort_keys=True)
 
 

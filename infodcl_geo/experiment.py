@@ -17,12 +17,13 @@ from .channels import (
     Knowledge,
     Modal,
     Social,
+    SVDOptions,
     UserSimilarity,
     Vectors,
     spectral_embeddings,
 )
 from .evaluation import Ranking, by_item_degree, by_user_degree
-from .graph import normalized_adjacency
+from .graph import normalized_adjacency, propagate
 from .interactions import Interactions
 from .models.base import EmbeddingModel, Model
 from .models.diffcl import DiffCL, DiffCLOptions
@@ -58,9 +59,10 @@ ModelName = Literal[
     "sgl",
     "simdiff",
     "simgcl",
+    "svd",
     "xsimgcl",
 ]
-CLOSED_FORMS: frozenset[ModelName] = frozenset({"ease", "gfcf", "popularity"})
+CLOSED_FORMS: frozenset[ModelName] = frozenset({"ease", "gfcf", "popularity", "svd"})
 """Models that are fitted at once: without epochs, the same whatever the seed."""
 
 WITH_CHANNELS: frozenset[ModelName] = frozenset({"diffcl", "infodcl", "simdiff"})
@@ -72,8 +74,9 @@ class ModelOptions:
     """Which model is trained, and what it is built from.
 
     Args:
-        model: name of the model; 'mf' is matrix factorisation with propagation at inference; 'ease', 'gfcf' and
-            'popularity' are closed forms, which no option of training concerns.
+        model: name of the model; 'mf' is matrix factorisation with propagation at inference; 'ease', 'gfcf',
+            'popularity' and 'svd' (the closed-form pretraining itself, propagated) are closed forms, which no option
+            of training concerns.
         dim: embedding size.
         num_layers: propagation layers.
         penalty: weight of the squared norms of the batch's embeddings.
@@ -89,7 +92,8 @@ class ModelOptions:
         features: files of item features, separated by commas, for the modal channels.
         feature_metadata: what the modal channels hold: the reduced 'features', or pretrained vectors averaged over
             'neighbours' that look alike.
-        pretraining: vectors that the channels aggregate: 'svd' (closed form, seconds) or 'lightgcn' (trained first).
+        pretraining: vectors that the channels aggregate and that ``init`` takes: 'svd' (closed form, seconds) or
+            'lightgcn' (trained first).
     """
 
     model: ModelName = "infodcl"
@@ -150,6 +154,7 @@ class Config:
     sgl: SGLOptions = field(default_factory=SGLOptions)
     simdiff: SimDiffOptions = field(default_factory=SimDiffOptions)
     simgcl: SimGCLOptions = field(default_factory=SimGCLOptions)
+    svd: SVDOptions = field(default_factory=SVDOptions)
     xsimgcl: XSimGCLOptions = field(default_factory=XSimGCLOptions)
 
     def to_dict(self) -> dict[str, Any]:
@@ -159,7 +164,7 @@ class Config:
 def default_config(model: ModelName, **training: Any) -> Config:
     """Settings that were best on the validation split of Amazon-Office.
 
-    Those of InfoDCL, matrix factorisation and LightGCN are the best of 44, 40 and 27 trials of ``benchmarks/tune.py``;
+    Those of InfoDCL, matrix factorisation and LightGCN are the best of 34, 40 and 27 trials of ``benchmarks/tune.py``;
     those of the other models were chosen from the authors' by a handful of runs each.
 
     Args:
@@ -168,7 +173,9 @@ def default_config(model: ModelName, **training: Any) -> Config:
     """
     config = Config(model=ModelOptions(model=model))
     if model == "infodcl":
-        config = replace(config, model=replace(config.model, init="pretrained"))
+        # Small steps from a large start: the closed form ranks well already, and large steps lose what it found.
+        config = replace(config, model=ModelOptions(model, init="pretrained", penalty=0.001, init_std=0.2))
+        config = replace(config, training=replace(config.training, lr=0.0005))
     elif model == "lightgcn":
         config = replace(config, model=ModelOptions(model, num_layers=2, penalty=0.004, init_std=0.03))
     elif model == "diffcl":
@@ -253,7 +260,7 @@ def pretrain(data: Interactions, config: Config, *, device: torch.device, progre
     """
     dim = config.model.dim
     if config.model.pretraining == "svd":
-        return Vectors(*spectral_embeddings(data.train, data.num_users, data.num_items, dim))
+        return Vectors(*spectral_embeddings(data.train, data.num_users, data.num_items, dim, config.svd))
     teacher = default_config("lightgcn", seed=config.training.seed)
     teacher = replace(teacher, model=replace(teacher.model, dim=dim))
     model = build_model(data, teacher, {}).to(device)
@@ -370,7 +377,7 @@ def _new_model(
 
 def fit(
     data: Interactions,
-    config: Config = Config(),
+    config: Config | None = None,
     *,
     channels: Channels | None = None,
     vectors: Vectors | None = None,
@@ -383,7 +390,7 @@ def fit(
 
     Args:
         data: interactions with their split.
-        config: model and settings; see :func:`default_config`.
+        config: model and settings; InfoDCL's :func:`default_config` if missing.
         channels: instead of the channels of ``config``: builders, ready channels, or metadata ``[num_items, d]`` by
             name (for DiffCL and SimDiff features of any widths).
         vectors: pretrained vectors; otherwise pretrained as ``config`` says, where channels or embeddings need them.
@@ -392,6 +399,7 @@ def fit(
         progress: show progress bars.
         on_evaluation: see :func:`~infodcl_geo.training.train`.
     """
+    config = config or default_config("infodcl")
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if config.model.model in CLOSED_FORMS:
         return _fit_closed_form(data, config, ks, target)
@@ -429,6 +437,11 @@ def _fit_closed_form(data: Interactions, config: Config, ks: tuple[int, ...], de
         users, items = gfcf_factors(train, *sizes, config.gfcf)
         scorer = gfcf_scorer(train, *sizes, users, items)
         outcome = Run(config, scorer, TrainResult(), factors={"users": users, "items": items})
+    elif config.model.model == "svd":
+        nodes = torch.cat(spectral_embeddings(data.train, *sizes, config.model.dim, config.svd)).to(device)
+        nodes = propagate(normalized_adjacency(train, *sizes), nodes, config.model.num_layers)
+        vectors = nodes[: data.num_users], nodes[data.num_users :]
+        outcome = Run(config, dot_scorer(*vectors), TrainResult(), embeddings=vectors)
     else:
         counts = popularity_embeddings(train, *sizes)
         outcome = Run(config, dot_scorer(*counts), TrainResult(), embeddings=counts)
@@ -440,7 +453,7 @@ def _fit_closed_form(data: Interactions, config: Config, ks: tuple[int, ...], de
 
 def run(
     data: Interactions,
-    config: Config = Config(),
+    config: Config | None = None,
     *,
     channels: Channels | None = None,
     vectors: Vectors | None = None,

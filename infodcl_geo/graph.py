@@ -174,14 +174,23 @@ def interaction_graph(interactions: Tensor, num_users: int, num_items: int) -> G
     return Graph(sparse_matrix(interactions[0], interactions[1], None, (num_users, num_items)))
 
 
-def normalized_interactions(interactions: Tensor, num_users: int, num_items: int) -> Graph:
-    r"""The normalised user-item matrix :math:`\tilde A_{ui} = A_{ui} / \sqrt{|N_u| |N_i|}` (InfoDCL eq. 16).
+def normalized_interactions(interactions: Tensor, num_users: int, num_items: int, *, smoothing: float = 0.0) -> Graph:
+    r"""The normalised user-item matrix, for :math:`\rho = 0` that of InfoDCL eq. 16.
+
+    .. math:: \tilde A_{ui} = \frac{A_{ui}}{\sqrt{(|N_u| + \rho |E| / M) (|N_i| + \rho |E| / N)}}
 
     Args and shapes as in :func:`interaction_graph`. Users and items without interactions have empty rows.
+
+    Args:
+        smoothing: :math:`\rho`, the share of the mean degree that is added to every degree. Where it is 0, each small
+            component of the graph has a singular value of one, and pairs of few interactions weigh as much as well
+            known ones.
     """
     users, items = interactions
     user_degree = torch.bincount(users, minlength=num_users).to(torch.float32)
     item_degree = torch.bincount(items, minlength=num_items).to(torch.float32)
+    user_degree += smoothing * users.numel() / num_users
+    item_degree += smoothing * items.numel() / num_items
     weights = (user_degree[users] * item_degree[items]).rsqrt()
     return Graph(sparse_matrix(users, items, weights, (num_users, num_items)))
 

@@ -15,6 +15,7 @@ from infodcl_geo.channels import (
     Knowledge,
     Modal,
     Social,
+    SVDOptions,
     UserSimilarity,
     Vectors,
     item_similarity_metadata,
@@ -22,12 +23,14 @@ from infodcl_geo.channels import (
     user_similarity_metadata,
 )
 from infodcl_geo.datasets import Demo, demo
-from infodcl_geo.experiment import ModelOptions, channel_builders, default_config, run
-from infodcl_geo.graph import Graph, interaction_graph, normalized_interactions, to_scipy
+from infodcl_geo.experiment import ModelOptions, build_model, channel_builders, default_config, pretrain, run
+from infodcl_geo.graph import Graph, interaction_graph, to_scipy
 from infodcl_geo.ids import IdMap
 from infodcl_geo.interactions import Interactions, load_interactions
+from infodcl_geo.models import InfoDCL
 from infodcl_geo.side_information import ItemFeatures, KnowledgeGraph, SocialGraph
 from infodcl_geo.similarity import jaccard_graph
+from infodcl_geo.training import train
 
 # users 0: {0, 1}, 1: {0, 1}, 2: {1, 2}; item 3 has no user
 PAIRS = torch.tensor([[0, 0, 1, 1, 2, 2], [0, 1, 0, 1, 1, 2]])
@@ -58,18 +61,45 @@ def test_a_user_alone_keeps_its_vector() -> None:
     torch.testing.assert_close(user_similarity_metadata(pairs, 2, 2, vectors), vectors)
 
 
-def test_spectral_embeddings_are_the_best_approximation() -> None:
+@pytest.mark.parametrize("options", [SVDOptions(0.0, 0.5), SVDOptions(0.5, 0.5), SVDOptions(2.0, 1.5)])
+def test_spectral_embeddings_by_a_dense_decomposition(options: SVDOptions) -> None:
     generator = torch.Generator().manual_seed(1)
-    pairs = (torch.rand(12, 9, generator=generator) < 0.4).nonzero().T
-    users, items = spectral_embeddings(pairs, 12, 9, 4)
-    matrix = torch.from_numpy(to_scipy(normalized_interactions(pairs, 12, 9).matrix).toarray()).double()
+    ones = (torch.rand(12, 9, generator=generator) < 0.4).double()
+    pairs = ones.nonzero().T
+    users, items = spectral_embeddings(pairs, 12, 9, 4, options)
+    row, col = (ones.sum(dim, keepdim=True) for dim in (1, 0))
+    matrix = ones / ((row + options.smoothing * row.mean()) * (col + options.smoothing * col.mean())).sqrt()
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-    best = (left[:, :4] * values[:4]) @ right[:4]
-    torch.testing.assert_close(users.double() @ items.double().T, best, rtol=1e-4, atol=1e-5)
+    expected = (left[:, :4] * values[:4] ** (2 * options.power)) @ right[:4]
+    torch.testing.assert_close(users.double() @ items.double().T, expected, rtol=1e-4, atol=1e-5)
     largest = items.gather(0, items.abs().argmax(0, keepdim=True))
     assert (largest > 0).all()
-    again = spectral_embeddings(pairs, 12, 9, 4)
+    again = spectral_embeddings(pairs, 12, 9, 4, options)
     assert torch.equal(users, again[0])
+
+
+def test_smoothing_keeps_small_components_from_leading() -> None:
+    # Two tastes of twelve users each, and eight pairs that nobody shares: without smoothing each pair has a singular
+    # value of one, like a taste.
+    ones = torch.zeros(32, 28)
+    generator = torch.Generator().manual_seed(0)
+    for taste in range(2):
+        ones[12 * taste : 12 * taste + 12, 10 * taste : 10 * taste + 10] = (
+            torch.rand(12, 10, generator=generator) < 0.7
+        ).float()
+    ones[24:, 20:] = torch.eye(8)
+    pairs = ones.nonzero().T
+    users, items = spectral_embeddings(pairs, 32, 28, 2, SVDOptions(smoothing=0.5))
+    taste = (users @ items.T)[:24, :20]
+    assert taste[:12, :10].mean() > 20 * taste[:12, 10:].abs().max()
+    assert taste[12:, 10:].mean() > 20 * taste[12:, :10].abs().max()
+    assert users[24:].abs().max() < 0.01 * users[:24].abs().max()
+
+
+@pytest.mark.parametrize("bad", [{"smoothing": -0.1}, {"power": -1.0}])
+def test_bad_svd_options(bad: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        SVDOptions(**bad)
 
 
 def test_spectral_embeddings_of_a_small_matrix_are_padded() -> None:
@@ -359,9 +389,21 @@ def test_learned_weights_find_the_channel_of_noise(planted: Demo) -> None:
         rows = torch.randn(vectors.items.shape, generator=torch.Generator().manual_seed(0))
         return Channel("noise", rows, "noise", torch.ones(data.num_items, dtype=torch.bool))
 
-    config = default_config("infodcl", epochs=15)
+    config = default_config("infodcl", epochs=60)
     config = replace(config, infodcl=replace(config.infodcl, channel_weights="learned"))
-    outcome = run(data, config, channels=[noise, UserSimilarity(), Social(planted.social)], progress=False)
-    found = {name: channel["weight"] for name, channel in outcome.metrics()["channels"].items()}
-    assert sum(found.values()) == pytest.approx(3)
-    assert found["noise"] < 0.5 * min(found["user"], found["social"])
+    vectors = pretrain(data, config, device=torch.device("cpu"))
+    channels = [noise(data, vectors), UserSimilarity()(data, vectors), Social(planted.social)(data, vectors)]
+    model = build_model(data, config, channels, vectors)
+    assert isinstance(model, InfoDCL)
+    seen: list[list[float]] = []
+    train(
+        model,
+        data,
+        config.training,
+        progress=False,
+        # Not after training, which goes back to the best epoch, an early one from the pretrained start.
+        on_evaluation=lambda *_: seen.append(model.channel_weights().tolist()),
+    )
+    weights = seen[-1]
+    assert sum(weights) == pytest.approx(3)
+    assert weights[0] < 0.5 * min(weights[1:])

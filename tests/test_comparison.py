@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from test_ease import blocks
 
+from infodcl_geo.channels import SVDOptions
 from infodcl_geo.cli import main
 from infodcl_geo.comparison import (
     Entry,
@@ -137,6 +138,19 @@ def test_closed_forms_are_the_same_for_every_seed_and_training(data: Interaction
     assert len(texts) == 1
     assert json.loads(texts.pop())["ease"] == {"l2": 200.0}
     assert describe(data, default_config("ease"), (20,), True) != describe(data, default_config("ease"), (20,), False)
+
+
+def test_pretraining_counts_where_it_is_used(data: Interactions) -> None:
+    def keys(config: Config) -> int:
+        return len({describe(data, replace(config, svd=SVDOptions(smoothing)), (20,), False) for smoothing in (0.5, 1)})
+
+    random = default_config("mf")
+    assert keys(random) == 1
+    assert keys(replace(random, model=replace(random.model, init="pretrained"))) == 2
+    assert keys(default_config("simdiff")) == keys(default_config("svd")) == 2
+    deeper = default_config("svd")
+    deeper = replace(deeper, model=replace(deeper.model, num_layers=3))
+    assert describe(data, deeper, (20,), False) != describe(data, default_config("svd"), (20,), False)
 
 
 def test_a_row_without_its_users_counts_as_not_run(data: Interactions, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ class InfoDCLOptions:
 
     basis: Basis = "population"
     reconstruction: float = 0.005
-    contrast: float = 0.005
+    contrast: float = 0.1
     balance: float = 5e-5
     balance_kind: Literal["norm", "squared"] = "squared"
     temperature: float = 0.2
