@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +47,6 @@ CHOICES: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def changed(config: Config, choice: dict[str, dict[str, Any]]) -> Config:
-    return replace(config, **{part: replace(getattr(config, part), **fields) for part, fields in choice.items()})
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="data set, in any format the library reads")
@@ -67,7 +62,7 @@ def main() -> None:
             if any(row["choice"] == name and row["seed"] == seed for row in rows):
                 continue
             base = config_of("infodcl", ["train", *fixed, f"--seed={seed}"])
-            rows.append({"choice": name, "seed": seed, **one_run(data, changed(base, CHOICES[name]), vectors)})
+            rows.append({"choice": name, "seed": seed, **one_run(data, base.changed(**CHOICES[name]), vectors)})
             options.out.parent.mkdir(parents=True, exist_ok=True)
             pd.DataFrame(rows).to_csv(options.out, index=False)
             print(rows[-1], file=sys.stderr, flush=True)

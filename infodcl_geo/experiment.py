@@ -160,6 +160,10 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def changed(self, **parts: Mapping[str, Any]) -> Config:
+        """A copy with other fields in some parts: ``config.changed(model={"dim": 32}, training={"lr": 0.01})``."""
+        return replace(self, **{part: replace(getattr(self, part), **fields) for part, fields in parts.items()})
+
 
 def default_config(model: ModelName, **training: Any) -> Config:
     """Settings that were best on the validation split of Amazon-Office.
