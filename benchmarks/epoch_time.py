@@ -28,16 +28,9 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
+from infodcl_geo import experiment
 from infodcl_geo.datasets import power_law_graph
-from infodcl_geo.experiment import (
-    WITH_CHANNELS,
-    Config,
-    ModelName,
-    build_channels,
-    build_model,
-    default_config,
-    pretrain,
-)
+from infodcl_geo.experiment import Config, ModelName, default_config
 from infodcl_geo.graph import WITH_TORCH_SPARSE, csr_parts, normalized_adjacency
 from infodcl_geo.interactions import Interactions, load_interactions
 from infodcl_geo.models import Model
@@ -160,8 +153,7 @@ class Contestant:
 def config_of(name: str) -> Config:
     """The library's default settings of a contestant."""
     if name == "infodcl-two":
-        config = default_config("infodcl")
-        return replace(config, model=replace(config.model, channels="both"))
+        return default_config("infodcl").changed(model={"channels": "both"})
     if name in STARTED:
         model, changes = STARTED[name]
         return default_config(model).changed(**changes)
@@ -172,29 +164,20 @@ def prepare(name: str, data: Interactions, settings: Settings, config: Config | 
     """Build a contestant; ``config`` instead of the shared number of layers and sizes."""
     torch.manual_seed(0)
     seconds: dict[str, float] = {}
-    start = time.perf_counter()
     training = TrainOptions()
     model: Model
+    start = time.perf_counter()
     if name in PYG:
         model = PyGLightGCN(data, dim=settings.dim, num_layers=settings.layers, adjacency=PYG[name])
+        seconds["model"] = time.perf_counter() - start
     else:
         if config is None:
-            config = config_of(name)
-            layers = settings.layers
-            config = replace(config, model=replace(config.model, dim=settings.dim, num_layers=layers))
-        channels, vectors = [], None
-        if config.model.model in WITH_CHANNELS or config.model.init == "pretrained":
-            vectors = pretrain(data, config, device=torch.device("cpu"), progress=False)
-            seconds["pretraining"] = time.perf_counter() - start
-            start = time.perf_counter()
-        if vectors is not None and config.model.model in WITH_CHANNELS:
-            channels = build_channels(data, config, vectors)
-            seconds["channels"] = time.perf_counter() - start
-            start = time.perf_counter()
-        model = build_model(data, config, channels, vectors)
-        training = config.training
+            config = config_of(name).changed(model={"dim": settings.dim, "num_layers": settings.layers})
+        prepared = experiment.prepare(data, config)
+        model, seconds, training = prepared.model, prepared.seconds, config.training
+    start = time.perf_counter()
     sampler, optimizer = set_up(model, data, replace(training, batch_size=settings.batch_size, adam="dense"))
-    seconds["model"] = time.perf_counter() - start
+    seconds["model"] += time.perf_counter() - start
     return Contestant(name, model, sampler, optimizer, seconds)
 
 

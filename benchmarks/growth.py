@@ -35,7 +35,7 @@ import torch
 
 from infodcl_geo.datasets import power_law_graph
 from infodcl_geo.evaluation import evaluate
-from infodcl_geo.experiment import build_channels, build_model, default_config, pretrain
+from infodcl_geo.experiment import default_config, prepare
 from infodcl_geo.optim import LazyAdam
 from infodcl_geo.training import make_optimizer, set_up, train_epoch
 
@@ -84,12 +84,7 @@ def measure(scale: float, name: str, steps: int, sample: int) -> Row:
     generate = watch()
 
     config = default_config(name)  # type: ignore[arg-type]
-    channels, vectors = [], None
-    if name == "infodcl":
-        vectors = pretrain(data, config, device=torch.device("cpu"), progress=False)
-        channels = build_channels(data, config, vectors)
-    model = build_model(data, config, channels, vectors)
-    del channels, vectors
+    model = prepare(data, config).model
     sampler, optimizer = set_up(model, data, config.training)
     preparation = watch()
 

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
 from infodcl_geo.cli import config_of
-from infodcl_geo.experiment import WITH_CHANNELS, Config, build_channels, build_model, pretrain
+from infodcl_geo.experiment import Config, prepare
 from infodcl_geo.interactions import Interactions, load_interactions
 from infodcl_geo.training import rank, train
 
@@ -31,11 +30,7 @@ METRICS = ("recall@20", "ndcg@20")
 
 def history(data: Interactions, config: Config) -> pd.DataFrame:
     """Validation metrics, test metrics, and test metrics without validation items, at each validated epoch."""
-    channels, vectors = [], None
-    if config.model.model in WITH_CHANNELS:
-        vectors = pretrain(data, config, device=torch.device("cpu"), progress=False)
-        channels = build_channels(data, config, vectors)
-    model = build_model(data, config, channels, vectors)
+    model = prepare(data, config).model
     rows: list[dict[str, Any]] = []
 
     def look(epoch: int, validation: dict[str, float]) -> None:

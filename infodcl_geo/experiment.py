@@ -213,7 +213,7 @@ class Run:
     test: dict[str, float] = field(default_factory=dict)
     """metrics of the test split; empty where it was not scored"""
     preparation_seconds: dict[str, float] = field(default_factory=dict)
-    """what happens once before training: pretraining and channels; the fit of closed forms"""
+    """what happens once before training: pretraining, channels and model; the fit of closed forms"""
     embeddings: tuple[Tensor, Tensor] | None = None
     """user and item embeddings that rank, ``[M, d]`` and ``[N, d]``, of models that have them"""
     model: Model | None = None
@@ -379,6 +379,59 @@ def _new_model(
     raise ValueError(f"{name} has no weights to train")
 
 
+@dataclass
+class Prepared:
+    """What there is before the first epoch."""
+
+    model: Model
+    channels: list[Channel]
+    """those that were built or given ready"""
+    seconds: dict[str, float]
+    """what pretraining, the channels and the model took"""
+
+
+def prepare(
+    data: Interactions,
+    config: Config,
+    *,
+    channels: Channels | None = None,
+    vectors: Vectors | None = None,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+) -> Prepared:
+    """Pretrain, build the channels and the model, whatever of it ``config`` asks for.
+
+    Args:
+        data, config, channels, vectors, progress: as in :func:`fit`.
+        device: where LightGCN is pretrained, and the model's.
+    """
+    device = torch.device(device)
+    seconds: dict[str, float] = {}
+    if config.model.model not in WITH_CHANNELS:
+        channels = {}
+    elif channels is None:
+        channels = channel_builders(config.model, data)
+    to_build = not isinstance(channels, Mapping) and any(not isinstance(channel, Channel) for channel in channels)
+    start = time.perf_counter()
+    if vectors is None and (to_build or config.model.init == "pretrained"):
+        vectors = pretrain(data, config, device=device, progress=progress)
+        seconds["pretraining"] = time.perf_counter() - start
+        start = time.perf_counter()
+    ready: list[Channel] = []
+    if not isinstance(channels, Mapping):
+        for channel in channels:
+            if not isinstance(channel, Channel):
+                assert vectors is not None
+                channel = channel(data, vectors)
+            ready.append(channel)
+    if to_build:
+        seconds["channels"] = time.perf_counter() - start
+        start = time.perf_counter()
+    model = build_model(data, config, channels if isinstance(channels, Mapping) else ready, vectors).to(device)
+    seconds["model"] = time.perf_counter() - start
+    return Prepared(model, ready, seconds)
+
+
 def fit(
     data: Interactions,
     config: Config | None = None,
@@ -407,27 +460,11 @@ def fit(
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if config.model.model in CLOSED_FORMS:
         return _fit_closed_form(data, config, ks, target)
-    seconds: dict[str, float] = {}
-    if config.model.model not in WITH_CHANNELS:
-        channels = {}
-    elif channels is None:
-        channels = channel_builders(config.model, data)
-    ready: list[Channel] = []
-    if not isinstance(channels, Mapping):
-        for channel in channels:
-            if not isinstance(channel, Channel):
-                if vectors is None:
-                    start = time.perf_counter()
-                    vectors = pretrain(data, config, device=target, progress=progress)
-                    seconds["pretraining"] = time.perf_counter() - start
-                start = time.perf_counter()
-                channel = channel(data, vectors)
-                seconds["channels"] = seconds.get("channels", 0.0) + time.perf_counter() - start
-            ready.append(channel)
-    model = build_model(data, config, channels if isinstance(channels, Mapping) else ready, vectors).to(target)
+    prepared = prepare(data, config, channels=channels, vectors=vectors, device=target, progress=progress)
+    model = prepared.model
     result = train(model, data, config.training, ks=ks, progress=progress, on_evaluation=on_evaluation)
     embeddings = model.embeddings() if isinstance(model, EmbeddingModel) else None
-    return Run(config, model.scorer(), result, {}, seconds, embeddings, model, channels=ready)
+    return Run(config, model.scorer(), result, {}, prepared.seconds, embeddings, model, channels=prepared.channels)
 
 
 def _fit_closed_form(data: Interactions, config: Config, ks: tuple[int, ...], device: torch.device) -> Run:
