@@ -233,6 +233,7 @@ class Search:
         for part, values in config.items():
             flat |= {f"{part}.{name}": value for name, value in values.items()}
         wanted = suggest(_Names(), model)
+        flat["svd.smoothing"] = 0.75  # it has no fixed default, and a search needs a number
         return {name: flat[name] for name in wanted}
 
 

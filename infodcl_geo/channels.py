@@ -148,17 +148,20 @@ class SVDOptions:
     """Settings of :func:`spectral_embeddings`.
 
     Args:
-        smoothing: share of the mean degree that is added to every degree before the matrix is normalised.
+        smoothing: share of the mean degree that is added to every degree before the matrix is normalised. If missing,
+            a training run chooses it on validation (:func:`~infodcl_geo.experiment.choose_smoothing`); where nothing
+            is chosen it is 0.75.
         power: exponent of the singular values in the vectors of either side.
     """
 
-    smoothing: float = 0.75
+    smoothing: float | None = None
     power: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("smoothing", "power"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} cannot be negative: {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name} cannot be negative: {value}")
 
 
 def spectral_embeddings(
@@ -196,7 +199,8 @@ def spectral_embeddings(
     Raises:
         ValueError: if there are fewer than two users or items.
     """
-    graph = normalized_interactions(interactions, num_users, num_items, smoothing=options.smoothing)
+    smoothing = 0.75 if options.smoothing is None else options.smoothing
+    graph = normalized_interactions(interactions, num_users, num_items, smoothing=smoothing)
     rank = min(dim, min(graph.shape) - 1)
     if rank < 1:
         raise ValueError(f"a {num_users} x {num_items} interaction matrix has no truncated SVD")

@@ -58,12 +58,13 @@ def test_every_model_trains(folder: Path, tmp_path: Path, model: str) -> None:
 
 
 def test_the_same_seed_gives_the_same_numbers(folder: Path, tmp_path: Path) -> None:
-    tests = []
+    found = []
     for name, seed in (("a", "5"), ("b", "5"), ("c", "6")):
         main(["train", "--data", str(folder), "--seed", seed, "--out", str(tmp_path / name), *QUICK])
-        tests.append(json.loads((tmp_path / name / "metrics.json").read_text())["test"])
-    assert tests[0] == tests[1]
-    assert tests[0] != tests[2]
+        metrics = json.loads((tmp_path / name / "metrics.json").read_text())
+        found.append((metrics["validation"], metrics["test"]))
+    assert found[0] == found[1]
+    assert found[0] != found[2]
 
 
 def test_compare_prints_a_table_and_keeps_the_runs(

@@ -339,7 +339,8 @@ def test_every_model_can_be_tuned(tune: Any, data: Interactions) -> None:
         assert "lr" not in first  # it is fixed
         default, config = default_config(model), search.config(model, first)
         assert config.training.lr == 0.5
-        assert replace(config, training=default.training) == default
+        assert config.svd.smoothing == (0.75 if model == "svd" else None)
+        assert replace(config, training=default.training, svd=default.svd) == default
         assert others[0] != others[1]
         for options in others:
             assert str(search.config(model, options)) not in (str(config), str(default))

@@ -10,7 +10,17 @@ from torch import Tensor
 
 from infodcl_geo.channels import spectral_embeddings
 from infodcl_geo.datasets import demo
-from infodcl_geo.experiment import Config, ModelOptions, build_channels, build_model, default_config, fit, pretrain, run
+from infodcl_geo.experiment import (
+    Config,
+    ModelOptions,
+    build_channels,
+    build_model,
+    choose_smoothing,
+    default_config,
+    fit,
+    pretrain,
+    run,
+)
 from infodcl_geo.ids import IdMap
 from infodcl_geo.interactions import Interactions
 from infodcl_geo.models.base import EmbeddingModel
@@ -181,3 +191,21 @@ def test_the_precision_of_products_is_set_while_training_alone(monkeypatch: pyte
     assert torch.get_float32_matmul_precision() == "highest"
     with pytest.raises(ValueError, match="matmul_precision must be"):
         TrainOptions(matmul_precision="low")  # type: ignore[arg-type]
+
+
+def test_smoothing_is_chosen_on_validation() -> None:
+    data = demo(num_users=200, num_items=150).interactions
+    for model in ("infodcl", "svd"):
+        outcome = run(data, default_config(model, epochs=1), ks=(20,), progress=False)  # type: ignore[arg-type]
+        chosen = outcome.config.svd.smoothing
+        found = {}
+        for smoothing in (0.05, 0.25, 0.75):
+            fixed = default_config("svd").changed(svd={"smoothing": smoothing})
+            found[smoothing] = run(data, fixed, ks=(20,), progress=False).result.validation["ndcg@20"]
+        assert chosen == max(found, key=found.__getitem__)
+        # What is in the test split has no bearing on it.
+        blind = replace(data, test=data.test[:, :1])
+        assert choose_smoothing(blind, default_config(model)).svd.smoothing == chosen  # type: ignore[arg-type]
+    assert default_config("mf") == choose_smoothing(data, default_config("mf"))
+    unseen = replace(data, valid=data.valid[:, :0])
+    assert choose_smoothing(unseen, default_config("svd")).svd.smoothing == 0.75
