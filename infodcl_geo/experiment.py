@@ -20,6 +20,7 @@ from .channels import (
     SVDOptions,
     UserSimilarity,
     Vectors,
+    row_agreement,
     spectral_embeddings,
 )
 from .evaluation import Ranking, by_item_degree, by_user_degree, evaluate
@@ -254,7 +255,9 @@ class Run:
     def _weight_of(self, channel: Channel) -> dict[str, float]:
         if not isinstance(self.model, InfoDCL):
             return {}
-        return {"weight": float(self.model.channel_weights()[list(self.model.channels).index(channel.name)])}
+        index = list(self.model.channels).index(channel.name)
+        rows = self.model.mean_row_weights()[channel.name]
+        return {"weight": float(self.model.channel_weights()[index]), "mean_row_weight": rows}
 
 
 def choose_smoothing(data: Interactions, config: Config) -> Config:
@@ -338,6 +341,15 @@ def _metadata(channels: Mapping[str, Tensor] | Sequence[Channel]) -> dict[str, T
     return {channel.name: channel.metadata for channel in channels}
 
 
+def _row_weights(data: Interactions, channels: Mapping[str, Tensor] | Sequence[Channel]) -> dict[str, Tensor]:
+    """:func:`~infodcl_geo.channels.row_agreement` of the channels that know more than the interactions."""
+    if isinstance(channels, Mapping):
+        told = dict(channels)
+    else:
+        told = {channel.name: channel.metadata for channel in channels if not channel.from_interactions}
+    return {name: row_agreement(rows, data.train, data.num_users, data.num_items) for name, rows in told.items()}
+
+
 def build_model(
     data: Interactions,
     config: Config,
@@ -383,7 +395,8 @@ def _new_model(
         "init_std": options.init_std,
     }
     if name == "infodcl":  # of its channels' size
-        return InfoDCL(graph, *sizes, _metadata(channels), options=config.infodcl, **shared)
+        rows = _row_weights(data, channels) if config.infodcl.row_weights == "agreement" else None
+        return InfoDCL(graph, *sizes, _metadata(channels), row_weights=rows, options=config.infodcl, **shared)
     shared["dim"] = options.dim
     if name == "simdiff":
         pretrained = None

@@ -19,6 +19,7 @@ from infodcl_geo.channels import (
     UserSimilarity,
     Vectors,
     item_similarity_metadata,
+    row_agreement,
     spectral_embeddings,
     user_similarity_metadata,
 )
@@ -328,7 +329,9 @@ def test_a_run_takes_builders_ready_channels_and_functions(planted: Demo) -> Non
     outcome = run(data, config, channels=[Social(planted.social), ours, ready], progress=False)
     assert [channel.name for channel in outcome.channels] == ["social", "ours", "ready"]
     assert list(outcome.model.channels) == ["social", "ours", "ready"]  # type: ignore[union-attr, arg-type]
-    assert outcome.metrics()["channels"]["ready"] == {"source": "noise", "coverage": 0.0, "weight": 1.0}
+    ready_metrics = outcome.metrics()["channels"]["ready"]
+    assert ready_metrics.pop("mean_row_weight") < 0.15
+    assert ready_metrics == {"source": "noise", "coverage": 0.0, "weight": 1.0}
     seconds = run(data, config, channels=[ready], progress=False).preparation_seconds
     assert seconds.keys() == {"pretraining", "model"}  # the start needs vectors, the channel does not
     with pytest.raises(ValueError, match="names of their own, got ready, ready"):
@@ -381,6 +384,28 @@ def test_both_channels_reproduce_the_authors_vectors(data_root: Path) -> None:
     known = torch.bincount(data.train[1], minlength=data.num_items) > 0
     assert int((~known).sum()) == 3
     torch.testing.assert_close(ours[known], social[known], rtol=1e-4, atol=1e-5)
+
+
+def test_rows_of_noise_are_told_from_rows_that_agree(planted: Demo) -> None:
+    data = planted.interactions
+    tastes = planted.item_interests.float() + 0.1 * torch.randn(data.num_items, 8)
+    noise = torch.rand(data.num_items, generator=torch.Generator().manual_seed(0)) < 0.4
+    metadata = torch.where(noise.unsqueeze(1), torch.randn(data.num_items, 8), tastes)
+    weights = row_agreement(metadata, data.train, data.num_users, data.num_items)
+    assert weights[~noise].mean() > 0.8
+    assert weights[noise].mean() < 0.15
+    nothing = row_agreement(torch.randn(data.num_items, 8), data.train, data.num_users, data.num_items)
+    assert nothing.mean() < 0.1
+    assert (row_agreement(metadata, data.train[:, :1], data.num_users, data.num_items) == 0).all()
+
+
+def test_row_agreement_by_hand() -> None:
+    # Items 0 and 1 share a user and their metadata; 2 and 3 share a user and not their metadata; nobody shares 4.
+    pairs = torch.tensor([[0, 0, 1, 1, 2], [0, 1, 2, 3, 4]])
+    metadata = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [-2.0, 0.0]])
+    weights = row_agreement(metadata, pairs, 3, 5)
+    assert weights[0] == weights[1] >= weights[2] == weights[3] == 0
+    assert weights[4] == pytest.approx(float(weights[:4].mean()))
 
 
 def test_learned_weights_find_the_channel_of_noise(planted: Demo) -> None:

@@ -28,10 +28,10 @@ def metadata(seed: int) -> Tensor:
     return torch.randn(ITEMS, DIM, generator=torch.Generator().manual_seed(seed))
 
 
-def infodcl(channels: int = 1, **options: object) -> InfoDCL:
+def infodcl(channels: int = 1, rows: dict[str, Tensor] | None = None, **options: object) -> InfoDCL:
     torch.manual_seed(0)
-    chosen = {f"c{k}": metadata(k) for k in range(channels)}
-    return InfoDCL(graph(), USERS, ITEMS, chosen, penalty=0.1, options=InfoDCLOptions(**options))  # type: ignore[arg-type]
+    chosen, known = {f"c{k}": metadata(k) for k in range(channels)}, InfoDCLOptions(**options)  # type: ignore[arg-type]
+    return InfoDCL(graph(), USERS, ITEMS, chosen, row_weights=rows, penalty=0.1, options=known)
 
 
 def seeded() -> torch.Generator:
@@ -65,8 +65,8 @@ def test_lightgcn_objective_is_on_propagated_embeddings() -> None:
     torch.testing.assert_close(torch.cat(model.embeddings()), deep)
 
 
-def channel_terms(model: InfoDCL, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Reconstruction, InfoNCE and balance of channel k for ``BATCH`` as ``seeded`` draws them, without weights."""
+def channel_terms(model: InfoDCL, k: int, rows: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Reconstruction, InfoNCE and balance of channel k for ``BATCH`` as ``seeded`` draws them, weighed by ``rows``."""
     item, generator = model.item_embedding.weight, seeded()
     t = model.diffusion.sample_steps(3, generator)
     noise = torch.randn(3, DIM, generator=generator)
@@ -78,8 +78,10 @@ def channel_terms(model: InfoDCL, k: int) -> tuple[Tensor, Tensor, Tensor]:
     z = level.sqrt() * e + (1 - level).sqrt() * informative
     generated = channel.denoiser(z, t)
     logits = F.normalize(generated) @ F.normalize(item).T / model.options.temperature
-    recon, nce = (e - generated).pow(2).sum(1).mean(), F.cross_entropy(logits, BATCH.anchors)
-    return recon, nce, balance_loss(generated, model.options.balance_kind)
+    w = torch.ones(3) if rows is None else rows[BATCH.anchors]
+    recon = (w * (e - generated).pow(2).sum(1)).mean()
+    nce = (w * F.cross_entropy(logits, BATCH.anchors, reduction="none")).mean()
+    return recon, nce, w.mean() * balance_loss(generated, model.options.balance_kind)
 
 
 @pytest.mark.parametrize("channels", [1, 2])
@@ -103,6 +105,16 @@ def test_infodcl_objective_term_by_term(channels: int) -> None:
     expected = 0.6 * bpr_terms(user[BATCH.users], item[BATCH.positives], item[BATCH.negatives])
     torch.testing.assert_close(terms["bpr"], expected)
     assert set(terms) == {"bpr", "reg", "recon", "nce", "balance"}
+
+
+def test_row_weights_scale_the_terms_of_their_items() -> None:
+    rows = torch.linspace(0, 1, ITEMS)
+    model = infodcl(2, {"c1": rows}, reconstruction=0.4, contrast=0.2, balance=0.3)
+    terms = model.loss(BATCH, seeded())
+    plain, weighed = channel_terms(model, 0), channel_terms(model, 1, rows)
+    for name, weight, a, b in zip(("recon", "nce", "balance"), (0.4, 0.2, 0.3), plain, weighed, strict=True):
+        torch.testing.assert_close(terms[name], 1.5 * weight * (a + b), rtol=1e-4, atol=1e-5)
+    assert model.mean_row_weights() == {"c0": 1.0, "c1": pytest.approx(0.5)}
 
 
 def test_learned_weights_follow_each_channels_contrast() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,9 @@ class InfoDCLOptions:
             64 dimensions in random directions and tau = 0.2, 16384 leave half a percent.
         channel_weights: how the terms of several channels are summed: 'equal' as in section 3.3, or 'learned', which
             listens less to channels whose views do not tell the items apart, see :class:`InfoDCL`.
+        row_weights: how much the items of a channel weigh: by 'agreement' of their metadata with the training
+            interactions (:func:`~infodcl_geo.channels.row_agreement`), where a channel is made of more than these, or
+            'equal'.
         channel_temperature: of the learned weights: the difference in InfoNCE, in nats, that makes one channel weigh
             e times another.
     """
@@ -63,6 +66,7 @@ class InfoDCLOptions:
     metadata_scale: float = 2.0
     candidates: int = 16384
     channel_weights: Literal["equal", "learned"] = "equal"
+    row_weights: Literal["agreement", "equal"] = "agreement"
     channel_temperature: float = 0.5
 
     def __post_init__(self) -> None:
@@ -78,6 +82,8 @@ class InfoDCLOptions:
             raise ValueError(f"candidates is a number of items, 0 for all, not {self.candidates}")
         if self.channel_weights not in ("equal", "learned"):
             raise ValueError(f"channel_weights must be 'equal' or 'learned', not {self.channel_weights!r}")
+        if self.row_weights not in ("agreement", "equal"):
+            raise ValueError(f"row_weights must be 'agreement' or 'equal', not {self.row_weights!r}")
         if self.channel_weights == "learned" and not self.contrast:
             raise ValueError("learned channel_weights are read off InfoNCE: contrast must be positive")
 
@@ -130,13 +136,15 @@ class _Channel(nn.Module):
     """One channel of metadata with its own PSNet and denoiser."""
 
     metadata: Tensor
+    row_weights: Tensor | None
 
-    def __init__(self, metadata: Tensor, options: InfoDCLOptions) -> None:
+    def __init__(self, metadata: Tensor, options: InfoDCLOptions, row_weights: Tensor | None) -> None:
         super().__init__()
         rms = metadata.square().mean().sqrt().clamp(min=torch.finfo(metadata.dtype).tiny)
         metadata = metadata * (options.metadata_scale / rms)
         # Rebuilt from the data, so a checkpoint of the weights need not carry it.
         self.register_buffer("metadata", metadata, persistent=False)
+        self.register_buffer("row_weights", row_weights, persistent=False)
         self.psnet: PSNet | None = None
         if options.psnet:
             self.psnet = PSNet(
@@ -155,6 +163,8 @@ class _Channel(nn.Module):
             _, z = self.psnet.diffuse(noise, self.metadata[items], e, diffusion.alpha_bar[t - 1])
         return self.denoiser(z, t)
 
+
+Reduction: TypeAlias = Literal["mean", "none"]
 
 _DECAY = 0.9
 """Of the moving average behind learned channel weights, a step with anchors."""
@@ -181,9 +191,13 @@ class InfoDCL(EmbeddingModel):
     :math:`\sum_c w_c \bar\ell_c + T \sum_c w_c \log w_c` over weights that sum to C. :math:`\exp(-\bar\ell_c)` is the
     (geometric) mean probability with which a view finds its item among all items, which is low for a channel of noise.
 
+    With ``row_weights`` (not in the paper) the reconstruction and the InfoNCE of item i in a channel weigh
+    :math:`w_i`, the balance loss their mean over the batch: items whose metadata are noise are left to the other terms.
+
     Args:
         graph, num_users, num_items, shared: as in :class:`~infodcl_geo.models.base.EmbeddingModel`.
         channels: metadata ``[num_items, d]`` by the channel's name; its width is the embedding size.
+        row_weights: weights ``[num_items]`` of the items' terms in a channel, by its name; ones where missing.
         options: see :class:`InfoDCLOptions`.
 
     Raises:
@@ -199,6 +213,7 @@ class InfoDCL(EmbeddingModel):
         num_items: int,
         channels: Mapping[str, Tensor],
         *,
+        row_weights: Mapping[str, Tensor] | None = None,
         options: InfoDCLOptions = InfoDCLOptions(),
         **shared: Any,
     ) -> None:
@@ -218,7 +233,10 @@ class InfoDCL(EmbeddingModel):
         )
         self.options = options
         self.diffusion = ForwardDiffusion(options.schedule, options.steps)
-        self.channels = nn.ModuleDict({name: _Channel(metadata, options) for name, metadata in channels.items()})
+        rows_of = row_weights or {}
+        self.channels = nn.ModuleDict(
+            {name: _Channel(metadata, options, rows_of.get(name)) for name, metadata in channels.items()}
+        )
         if options.channel_weights == "learned":
             self.register_buffer("channel_loss", torch.zeros(len(channels)))
 
@@ -227,6 +245,14 @@ class InfoDCL(EmbeddingModel):
         if self.options.channel_weights == "equal":
             return self.item_embedding.weight.new_ones(len(self.channels))
         return len(self.channels) * torch.softmax(-self.channel_loss / self.options.channel_temperature, 0)
+
+    def mean_row_weights(self) -> dict[str, float]:
+        """Mean weight of the items in each channel, by its name; 1 where they are not weighed."""
+        found = {}
+        for name, channel in self.channels.items():
+            assert isinstance(channel, _Channel)
+            found[name] = 1.0 if channel.row_weights is None else float(channel.row_weights.mean())
+        return found
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         options, items = self.options, batch.anchors
@@ -239,14 +265,17 @@ class InfoDCL(EmbeddingModel):
         contrast = self._contrast(items, generator) if options.contrast else None
         found = []
         for channel, weight in zip(self.channels.values(), self.channel_weights(), strict=True):
+            assert isinstance(channel, _Channel)
             generated = channel(e, items, t, noise, self.diffusion)
-            parts = {"recon": options.reconstruction * reconstruction_loss(e, generated)}
+            rows = None if channel.row_weights is None else channel.row_weights[items]
+            parts = {"recon": options.reconstruction * reconstruction_loss(e, generated, rows)}
             if contrast is not None:
-                nce = contrast(generated)
-                parts["nce"] = options.contrast * nce
-                found.append(nce.detach())
+                nce = contrast(generated, "mean" if rows is None else "none")
+                parts["nce"] = options.contrast * (nce if rows is None else (rows * nce).mean())
+                found.append(nce.detach().mean())
             if options.balance:
-                parts["balance"] = options.balance * balance_loss(generated, options.balance_kind)
+                share = 1.0 if rows is None else rows.mean()
+                parts["balance"] = options.balance * share * balance_loss(generated, options.balance_kind)
             scale = batch.anchor_weight * weight
             for name, value in parts.items():
                 value = scale * value
@@ -264,13 +293,15 @@ class InfoDCL(EmbeddingModel):
     def _samples_candidates(self, anchors: int) -> bool:
         return 0 < self.options.candidates < self.num_items - anchors
 
-    def _contrast(self, items: Tensor, generator: torch.Generator | None) -> Callable[[Tensor], Tensor]:
-        """Mean InfoNCE of vectors generated for ``items``; all channels of a step share one sample of candidates."""
+    def _contrast(self, items: Tensor, generator: torch.Generator | None) -> Callable[[Tensor, Reduction], Tensor]:
+        """InfoNCE of vectors generated for ``items``; all channels of a step share one sample of candidates."""
         table, temperature, count = self.item_embedding.weight, self.options.temperature, self.options.candidates
         if not self._samples_candidates(items.numel()):
-            return lambda generated: infonce(generated, table, items, temperature)
+            return lambda generated, how: infonce(generated, table, items, temperature, reduction=how)
         rows, log_q = sample_candidates(items, self.num_items, count, generator)
         candidates, own = self.item_embedding(rows), torch.arange(items.numel(), device=items.device)
         # The positive is no sample: what the correction adds to its logit, where an item has several anchors, goes.
         correction = log_q[: items.numel()].mean()
-        return lambda generated: infonce(generated, candidates, own, temperature, log_q=log_q) - correction
+        return lambda generated, how: (
+            infonce(generated, candidates, own, temperature, log_q=log_q, reduction=how) - correction
+        )

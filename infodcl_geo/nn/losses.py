@@ -18,13 +18,15 @@ def bpr_loss(users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
     return F.softplus((users * (negatives - positives)).sum(-1)).mean()
 
 
-def reconstruction_loss(target: Tensor, generated: Tensor) -> Tensor:
-    r"""Mean squared distance :math:`\operatorname{mean}_i \|e_i - \hat e_i\|^2` (InfoDCL eq. 10 over the anchors).
+def reconstruction_loss(target: Tensor, generated: Tensor, weights: Tensor | None = None) -> Tensor:
+    r"""Mean squared distance :math:`\operatorname{mean}_i w_i \|e_i - \hat e_i\|^2` (InfoDCL eq. 10 over the anchors).
 
     Args:
         target, generated: embeddings ``[B, d]``; the gradient flows into both.
+        weights: w ``[B]``; ones if missing.
     """
-    return (target - generated).square().sum(-1).mean()
+    distances = (target - generated).square().sum(-1)
+    return (distances if weights is None else weights * distances).mean()
 
 
 def balance_loss(generated: Tensor, kind: Literal["norm", "squared"] = "norm") -> Tensor:
