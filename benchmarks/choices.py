@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from epoch_time import STARTED
 from tabulate import tabulate
 
 from infodcl_geo.channels import Vectors
@@ -29,12 +30,7 @@ CHOICES: dict[str, dict[str, dict[str, Any]]] = {
     "basis: item": {"infodcl": {"basis": "item"}},
     "pretraining: lightgcn": {"model": {"pretraining": "lightgcn"}},
     "pretraining: without smoothing": {"svd": {"smoothing": 0.0}},
-    # With the settings that were best for it.
-    "start: random": {
-        "model": {"init": "normal", "init_std": 0.02, "penalty": 0.01},
-        "training": {"lr": 0.005},
-        "infodcl": {"contrast": 0.005},
-    },
+    "start: random": STARTED["infodcl-random"][1],
     "channel: item": {"model": {"channels": "item"}},
     "channels: both": {"model": {"channels": "both"}},
     "anchors: unique positives": {"training": {"anchors": "unique"}},

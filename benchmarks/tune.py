@@ -32,7 +32,7 @@ import yaml  # type: ignore[import-untyped]
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import BaseTrial, TrialState
 
-from infodcl_geo.channels import Channel, Vectors
+from infodcl_geo.channels import DEFAULT_SMOOTHING, Channel, Vectors
 from infodcl_geo.cli import config_of
 from infodcl_geo.comparison import read_settings
 from infodcl_geo.experiment import (
@@ -150,12 +150,11 @@ class Search:
 
     def _prepared(self, config: Config) -> dict[str, Any]:
         """Pretrained vectors and channels of the trial, made once: nothing that is searched changes them."""
-        reads_channels = config.model.model in WITH_CHANNELS
-        if not reads_channels and config.model.init == "normal":
+        if not config.uses_vectors or config.model.model in CLOSED_FORMS:
             return {}
         if self.vectors is None:
             self.vectors = pretrain(self.data, config, device=self.device, progress=False)
-        if not reads_channels:
+        if config.model.model not in WITH_CHANNELS:
             return {"vectors": self.vectors}
         name = config.model.channels
         if name not in self.channels:
@@ -233,7 +232,7 @@ class Search:
         for part, values in config.items():
             flat |= {f"{part}.{name}": value for name, value in values.items()}
         wanted = suggest(_Names(), model)
-        flat["svd.smoothing"] = 0.75  # it has no fixed default, and a search needs a number
+        flat["svd.smoothing"] = DEFAULT_SMOOTHING  # it has no fixed default, and a search needs a number
         return {name: flat[name] for name in wanted}
 
 

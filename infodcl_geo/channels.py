@@ -195,13 +195,17 @@ def user_similarity_metadata(interactions: Tensor, num_users: int, num_items: in
     return weighted_mean(graph.t(), smoothed, smoothed.mean(0, keepdim=True))
 
 
+DEFAULT_SMOOTHING = 0.75
+"""Where none is given and none chosen."""
+
+
 @dataclass(frozen=True)
 class SVDOptions:
     """Settings of :func:`spectral_embeddings`.
 
     Args:
         smoothing: share of the mean degree that is added to every degree before the matrix is normalised. If missing,
-            a training run chooses it on validation (:func:`~infodcl_geo.experiment.choose_smoothing`); where nothing
+            a training run chooses it on validation (:func:`~infodcl_geo.experiment.spectral_vectors`); where nothing
             is chosen it is 0.75.
         power: exponent of the singular values in the vectors of either side.
     """
@@ -251,7 +255,7 @@ def spectral_embeddings(
     Raises:
         ValueError: if there are fewer than two users or items.
     """
-    smoothing = 0.75 if options.smoothing is None else options.smoothing
+    smoothing = DEFAULT_SMOOTHING if options.smoothing is None else options.smoothing
     graph = normalized_interactions(interactions, num_users, num_items, smoothing=smoothing)
     rank = min(dim, min(graph.shape) - 1)
     if rank < 1:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from .experiment import CLOSED_FORMS, WITH_CHANNELS, Config, ModelName, Run
+from .experiment import CLOSED_FORMS, Config, ModelName, Run
 from .interactions import Interactions
 
 STUDIED: frozenset[str] = frozenset({"infodcl", "simdiff", "diffcl"})
@@ -69,8 +69,8 @@ def describe(data: Interactions, config: Config, ks: Sequence[int], mask_validat
     used: set[str] = {name}
     if name not in CLOSED_FORMS:
         used |= set(config.to_dict()) - set(get_args(ModelName))
-        if config.model.init == "pretrained" or name in WITH_CHANNELS:
-            used.add("svd")
+    if config.uses_vectors:
+        used.add("svd")
     parts = {part: options for part, options in config.to_dict().items() if part in used}
     content = {
         "data": digest.hexdigest()[:16],

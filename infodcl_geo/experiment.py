@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .channels import (
+    DEFAULT_SMOOTHING,
     Channel,
     ChannelBuilder,
     ItemSimilarity,
@@ -162,6 +163,13 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    @property
+    def uses_vectors(self) -> bool:
+        """Whether pretrained vectors are the model, its start, or in its channels."""
+        name = self.model.model
+        started = self.model.init == "pretrained" and name not in CLOSED_FORMS
+        return name == "svd" or name in WITH_CHANNELS or started
+
     def changed(self, **parts: Mapping[str, Any]) -> Config:
         """A copy with other fields in some parts: ``config.changed(model={"dim": 32}, training={"lr": 0.01})``."""
         return replace(self, **{part: replace(getattr(self, part), **fields) for part, fields in parts.items()})
@@ -260,47 +268,49 @@ class Run:
         return {"weight": float(self.model.channel_weights()[index]), "mean_row_weight": rows}
 
 
-def choose_smoothing(data: Interactions, config: Config) -> Config:
-    """``config`` with the smoothing of the closed-form pretraining filled in, where it is missing and used.
+def spectral_vectors(data: Interactions, config: Config) -> tuple[Config, Vectors]:
+    """Closed-form pretraining (:func:`~infodcl_geo.channels.spectral_embeddings`), and ``config`` with its smoothing.
 
-    Of 0.05, 0.25 and 0.75 the one whose vectors, propagated once, have the best NDCG@20 for up to 4,096 users of the
-    validation split: dense interactions want much, those that fall into many small groups little. 0.75 without a
-    validation split, and above 200,000 users and items together, where a decomposition is no small thing.
+    A smoothing that is missing is that of 0.05, 0.25 and 0.75 whose vectors, propagated once, have the best NDCG@20 for
+    up to 4,096 users of the validation split: dense interactions want much, those that fall into many small groups
+    little. It is 0.75 without a validation split, and above 200,000 users and items together, where a decomposition is
+    no small thing.
     """
-    name, options = config.model.model, config.model
-    used = name == "svd" or (name not in CLOSED_FORMS and (name in WITH_CHANNELS or options.init == "pretrained"))
-    if config.svd.smoothing is not None or not used or options.pretraining != "svd":
-        return config
     sizes = data.num_users, data.num_items
-    held_out = data.valid
-    if not held_out.size(1) or sum(sizes) > EXACT_NODES:
-        return config.changed(svd={"smoothing": 0.75})
+
+    def vectors_of(smoothing: float) -> Vectors:
+        options = replace(config.svd, smoothing=smoothing)
+        return Vectors(*spectral_embeddings(data.train, *sizes, config.model.dim, options))
+
+    smoothing, held_out = config.svd.smoothing, data.valid
+    if smoothing is None and (not held_out.size(1) or sum(sizes) > EXACT_NODES):
+        smoothing = DEFAULT_SMOOTHING
+    if smoothing is not None:
+        return config.changed(svd={"smoothing": smoothing}), vectors_of(smoothing)
     users = held_out[0].unique()
     if len(users) > 4096:
         some = users[torch.randperm(len(users), generator=torch.Generator().manual_seed(0))[:4096]]
         held_out = held_out[:, torch.isin(held_out[0], some)]
     graph = normalized_adjacency(data.train, *sizes)
-    found: dict[float, float] = {}
-    for smoothing in (0.05, 0.25, 0.75):
-        vectors = spectral_embeddings(data.train, *sizes, options.dim, replace(config.svd, smoothing=smoothing))
-        scorer = dot_scorer(*propagate(graph, torch.cat(vectors), 1).split(sizes))
+    found: dict[float, tuple[float, Vectors]] = {}
+    for candidate in (0.05, 0.25, 0.75):
+        vectors = vectors_of(candidate)
+        scorer = dot_scorer(*propagate(graph, torch.cat([vectors.users, vectors.items]), 1).split(sizes))
         ranking = evaluate(scorer, held_out, num_users=sizes[0], num_items=sizes[1], seen=[data.train], ks=(20,))
-        found[smoothing] = ranking.mean()["ndcg@20"]
-    return config.changed(svd={"smoothing": max(found, key=found.__getitem__)})
+        found[candidate] = ranking.mean()["ndcg@20"], vectors
+    chosen = max(found, key=lambda candidate: found[candidate][0])
+    return config.changed(svd={"smoothing": chosen}), found[chosen][1]
 
 
 def pretrain(data: Interactions, config: Config, *, device: torch.device, progress: bool = True) -> Vectors:
     """User and item vectors ``[M, d]``, ``[N, d]`` that the channels aggregate, from the training split alone.
 
-    ``svd``: :func:`~infodcl_geo.channels.spectral_embeddings`. ``lightgcn``: a LightGCN trained with its default
+    ``svd``: :func:`spectral_vectors`. ``lightgcn``: a LightGCN trained with its default
     settings and selected on validation; its propagated embeddings.
     """
-    dim = config.model.dim
     if config.model.pretraining == "svd":
-        config = choose_smoothing(data, config)
-        return Vectors(*spectral_embeddings(data.train, data.num_users, data.num_items, dim, config.svd))
-    teacher = default_config("lightgcn", seed=config.training.seed)
-    teacher = replace(teacher, model=replace(teacher.model, dim=dim))
+        return spectral_vectors(data, config)[1]
+    teacher = default_config("lightgcn", seed=config.training.seed).changed(model={"dim": config.model.dim})
     model = build_model(data, teacher, {}).to(device)
     assert isinstance(model, EmbeddingModel)
     train(model, data, teacher.training, progress=progress)
@@ -428,7 +438,7 @@ class Prepared:
     """What there is before the first epoch."""
 
     config: Config
-    """with the smoothing that was chosen, see :func:`choose_smoothing`"""
+    """with the smoothing that was chosen, see :func:`spectral_vectors`"""
     model: Model
     channels: list[Channel]
     """those that were built or given ready"""
@@ -460,8 +470,10 @@ def prepare(
     to_build = not isinstance(channels, Mapping) and any(not isinstance(channel, Channel) for channel in channels)
     start = time.perf_counter()
     if vectors is None and (to_build or config.model.init == "pretrained"):
-        config = choose_smoothing(data, config)
-        vectors = pretrain(data, config, device=device, progress=progress)
+        if config.model.pretraining == "svd":
+            config, vectors = spectral_vectors(data, config)
+        else:
+            vectors = pretrain(data, config, device=device, progress=progress)
         seconds["pretraining"] = time.perf_counter() - start
         start = time.perf_counter()
     ready: list[Channel] = []
@@ -527,11 +539,10 @@ def _fit_closed_form(data: Interactions, config: Config, ks: tuple[int, ...], de
         scorer = gfcf_scorer(train, *sizes, users, items)
         outcome = Run(config, scorer, TrainResult(), factors={"users": users, "items": items})
     elif config.model.model == "svd":
-        config = choose_smoothing(data, config)
-        nodes = torch.cat(spectral_embeddings(data.train, *sizes, config.model.dim, config.svd)).to(device)
-        nodes = propagate(normalized_adjacency(train, *sizes), nodes, config.model.num_layers)
-        vectors = nodes[: data.num_users], nodes[data.num_users :]
-        outcome = Run(config, dot_scorer(*vectors), TrainResult(), embeddings=vectors)
+        config, vectors = spectral_vectors(data, config)
+        nodes = torch.cat([vectors.users, vectors.items]).to(device)
+        tables = propagate(normalized_adjacency(train, *sizes), nodes, config.model.num_layers).split(sizes)
+        outcome = Run(config, dot_scorer(*tables), TrainResult(), embeddings=tables)
     else:
         counts = popularity_embeddings(train, *sizes)
         outcome = Run(config, dot_scorer(*counts), TrainResult(), embeddings=counts)

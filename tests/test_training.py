@@ -15,11 +15,11 @@ from infodcl_geo.experiment import (
     ModelOptions,
     build_channels,
     build_model,
-    choose_smoothing,
     default_config,
     fit,
     pretrain,
     run,
+    spectral_vectors,
 )
 from infodcl_geo.ids import IdMap
 from infodcl_geo.interactions import Interactions
@@ -205,7 +205,8 @@ def test_smoothing_is_chosen_on_validation() -> None:
         assert chosen == max(found, key=found.__getitem__)
         # What is in the test split has no bearing on it.
         blind = replace(data, test=data.test[:, :1])
-        assert choose_smoothing(blind, default_config(model)).svd.smoothing == chosen  # type: ignore[arg-type]
-    assert default_config("mf") == choose_smoothing(data, default_config("mf"))
+        assert spectral_vectors(blind, default_config(model))[0].svd.smoothing == chosen  # type: ignore[arg-type]
+    mf = default_config("mf", epochs=1)
+    assert fit(data, mf, ks=(20,), progress=False).config == mf
     unseen = replace(data, valid=data.valid[:, :0])
-    assert choose_smoothing(unseen, default_config("svd")).svd.smoothing == 0.75
+    assert spectral_vectors(unseen, default_config("svd"))[0].svd.smoothing == 0.75
