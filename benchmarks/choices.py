@@ -15,7 +15,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from epoch_time import STARTED
 from tabulate import tabulate
 
 from infodcl_geo.channels import Vectors
@@ -23,23 +22,23 @@ from infodcl_geo.cli import config_of
 from infodcl_geo.experiment import Config, build_channels, pretrain, run
 from infodcl_geo.interactions import Interactions, load_interactions
 
-# Field changes by the part of the configuration they belong to.
-CHOICES: dict[str, dict[str, dict[str, Any]]] = {
-    "default": {},
-    "basis: batch": {"infodcl": {"basis": "batch"}},
-    "basis: item": {"infodcl": {"basis": "item"}},
-    "pretraining: lightgcn": {"model": {"pretraining": "lightgcn"}},
-    "pretraining: without smoothing": {"svd": {"smoothing": 0.0}},
-    "start: random": STARTED["infodcl-random"][1],
-    "channel: item": {"model": {"channels": "item"}},
-    "channels: both": {"model": {"channels": "both"}},
-    "anchors: unique positives": {"training": {"anchors": "unique"}},
-    "anchors: positives": {"training": {"anchors": "positives"}},
-    "without PSNet": {"infodcl": {"psnet": False}},
-    "without spectral rectification": {"infodcl": {"spectral": False}},
-    "without contextual re-encoding": {"infodcl": {"contextual": False}},
-    "without balance loss": {"infodcl": {"balance": 0.0}},
-    "balance as a norm (eq. 13)": {"infodcl": {"balance_kind": "norm"}},
+# Options of ``infodcl-geo train``.
+CHOICES: dict[str, list[str]] = {
+    "default": [],
+    "basis: batch": ["--infodcl.basis=batch"],
+    "basis: item": ["--infodcl.basis=item"],
+    "pretraining: lightgcn": ["--pretraining=lightgcn"],
+    "pretraining: without smoothing": ["--svd.smoothing=0"],
+    "start: random": ["--init=normal"],
+    "channel: item": ["--channels=item"],
+    "channels: both": ["--channels=both"],
+    "anchors: unique positives": ["--anchors=unique"],
+    "anchors: positives": ["--anchors=positives"],
+    "without PSNet": ["--infodcl.psnet=false"],
+    "without spectral rectification": ["--infodcl.spectral=false"],
+    "without contextual re-encoding": ["--infodcl.contextual=false"],
+    "without balance loss": ["--infodcl.balance=0"],
+    "balance as a norm (eq. 13)": ["--infodcl.balance_kind=norm"],
 }
 
 
@@ -57,8 +56,8 @@ def main() -> None:
         for name in options.choices:
             if any(row["choice"] == name and row["seed"] == seed for row in rows):
                 continue
-            base = config_of("infodcl", ["train", *fixed, f"--seed={seed}"])
-            rows.append({"choice": name, "seed": seed, **one_run(data, base.changed(**CHOICES[name]), vectors)})
+            config = config_of("infodcl", ["train", *fixed, *CHOICES[name], f"--seed={seed}"])
+            rows.append({"choice": name, "seed": seed, **one_run(data, config, vectors)})
             options.out.parent.mkdir(parents=True, exist_ok=True)
             pd.DataFrame(rows).to_csv(options.out, index=False)
             print(rows[-1], file=sys.stderr, flush=True)

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from infodcl_geo import experiment
 from infodcl_geo.datasets import power_law_graph
-from infodcl_geo.experiment import Config, ModelName, default_config
+from infodcl_geo.experiment import Config, Init, ModelName, default_config
 from infodcl_geo.graph import WITH_TORCH_SPARSE, csr_parts, normalized_adjacency
 from infodcl_geo.interactions import Interactions, load_interactions
 from infodcl_geo.models import Model
@@ -39,20 +39,11 @@ from infodcl_geo.scoring import Scorer, dot_scorer
 from infodcl_geo.training import TrainOptions, rank, set_up, train, train_epoch
 
 TRAINED = ("infodcl", "infodcl-two", "simdiff", "diffcl", "mf", "lightgcn", "simgcl", "xsimgcl")
-# Baselines that start from the pretrained vectors with InfoDCL's small steps, and InfoDCL from a random start with the
-# settings that were best for it: the model, and fields to change by the part of the configuration they belong to.
-_PRETRAINED: dict[str, dict[str, Any]] = {"model": {"init": "pretrained", "init_std": 0.2}, "training": {"lr": 0.0005}}
-STARTED: dict[str, tuple[ModelName, dict[str, dict[str, Any]]]] = {
-    "mf-pretrained": ("mf", _PRETRAINED),
-    "lightgcn-pretrained": ("lightgcn", _PRETRAINED),
-    "infodcl-random": (
-        "infodcl",
-        {
-            "model": {"init": "normal", "init_std": 0.02, "penalty": 0.01},
-            "training": {"lr": 0.005},
-            "infodcl": {"contrast": 0.005},
-        },
-    ),
+# The other start: the model, and what its embeddings start from.
+STARTED: dict[str, tuple[ModelName, Init]] = {
+    "mf-pretrained": ("mf", "pretrained"),
+    "lightgcn-pretrained": ("lightgcn", "pretrained"),
+    "infodcl-random": ("infodcl", "normal"),
 }
 PYG = {"pyg-lightgcn": "sparse", "pyg-lightgcn-csr": "csr", "pyg-lightgcn-edge-index": "edge-index"}
 
@@ -155,8 +146,7 @@ def config_of(name: str) -> Config:
     if name == "infodcl-two":
         return default_config("infodcl").changed(model={"channels": "both"})
     if name in STARTED:
-        model, changes = STARTED[name]
-        return default_config(model).changed(**changes)
+        return default_config(*STARTED[name])
     return default_config(name)  # type: ignore[arg-type]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -244,6 +244,8 @@ def _config(namespace: Namespace) -> Config:
 def config_of(model: ModelName, argv: Sequence[str], settings: str | None = None) -> Config:
     """The options of ``argv`` over those of the file ``settings`` over the defaults of ``model``.
 
+    The defaults are those for the start that the options choose, see :func:`~infodcl_geo.experiment.default_config`.
+
     Args:
         model: name of the model, whatever ``argv`` says.
         argv: words of the command line, the command first: ``["train", "--lr", "0.01"]``.
@@ -256,7 +258,6 @@ def config_of(model: ModelName, argv: Sequence[str], settings: str | None = None
     parser = make_parser()
     command = argv[0]
     defaults = _flat(default_config(model))
-    parser.set_defaults({f"{command}.{name}": value for name, value in defaults.items()})
     chosen: list[str] = []
     if settings is not None:
         options = read_settings(settings).get(model, {})
@@ -265,7 +266,15 @@ def config_of(model: ModelName, argv: Sequence[str], settings: str | None = None
             raise ValueError(f"{settings}: {model} has no option {', '.join(unknown)}")
         # As words before the others, so that they are checked like them and give way to them.
         chosen = [f"--{name}={v if isinstance(v, str) else json.dumps(v)}" for name, v in options.items()]
-    return _config(parser.parse_args([command, *chosen, *argv[1:], "--model", model])[command])
+
+    def parsed(defaults: Mapping[str, Any]) -> Config:
+        parser.set_defaults({f"{command}.{name}": value for name, value in defaults.items()})
+        return _config(parser.parse_args([command, *chosen, *argv[1:], "--model", model])[command])
+
+    config = parsed(defaults)
+    if config.model.init != defaults["init"]:
+        config = parsed(_flat(default_config(model, config.model.init)))
+    return config
 
 
 def _shown(metrics: dict[str, float], names: Sequence[str]) -> list[str]:

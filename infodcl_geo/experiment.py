@@ -65,6 +65,9 @@ ModelName = Literal[
     "svd",
     "xsimgcl",
 ]
+Init = Literal["normal", "pretrained"]
+"""Initial embeddings: random, or pretrained vectors."""
+
 CLOSED_FORMS: frozenset[ModelName] = frozenset({"ease", "gfcf", "popularity", "svd"})
 """Models that are fitted at once: without epochs, the same whatever the seed."""
 
@@ -104,7 +107,7 @@ class ModelOptions:
     num_layers: int = 1
     penalty: float = 0.01
     init_std: float = 0.02
-    init: Literal["normal", "pretrained"] = "normal"
+    init: Init = "normal"
     channels: str = "user"
     similar_items: int = 20
     social: str | None = None
@@ -175,7 +178,7 @@ class Config:
         return replace(self, **{part: replace(getattr(self, part), **fields) for part, fields in parts.items()})
 
 
-def default_config(model: ModelName, **training: Any) -> Config:
+def default_config(model: ModelName, init: Init | None = None, **training: Any) -> Config:
     """Settings that were best on the validation split of Amazon-Office.
 
     Those of InfoDCL, matrix factorisation and LightGCN are the best of 34, 40 and 27 trials of ``benchmarks/tune.py``;
@@ -183,13 +186,17 @@ def default_config(model: ModelName, **training: Any) -> Config:
 
     Args:
         model: name of the model.
+        init: initial embeddings, with the scale and the learning rate that suit them; ``None`` for the model's own,
+            which are pretrained for InfoDCL and random for the others.
         training: fields of :class:`~infodcl_geo.training.TrainOptions` to change, such as ``seed`` or ``epochs``.
     """
     config = Config(model=ModelOptions(model=model))
     if model == "infodcl":
-        # Small steps from a large start: the closed form ranks well already, and large steps lose what it found.
-        config = replace(config, model=ModelOptions(model, init="pretrained", penalty=0.001, init_std=0.2))
-        config = replace(config, training=replace(config.training, lr=0.0005))
+        init = init or "pretrained"
+        if init == "pretrained":
+            config = config.changed(model={"penalty": 0.001})
+        else:
+            config = config.changed(infodcl={"contrast": 0.005})
     elif model == "lightgcn":
         config = replace(config, model=ModelOptions(model, num_layers=2, penalty=0.004, init_std=0.03))
     elif model == "diffcl":
@@ -209,7 +216,10 @@ def default_config(model: ModelName, **training: Any) -> Config:
     elif model in ("simgcl", "xsimgcl"):
         shared = ModelOptions(model, num_layers=2, penalty=0.001, init_std=0.05)
         config = replace(config, model=shared, training=replace(config.training, lr=0.002))
-    return replace(config, training=replace(config.training, **training))
+    if init == "pretrained":
+        # Small steps from a large start: the closed form ranks well already, and large steps lose what it found.
+        config = config.changed(model={"init": init, "init_std": 0.2}, training={"lr": 0.0005})
+    return config.changed(training=training)
 
 
 @dataclass

@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from infodcl_geo.cli import main
+from infodcl_geo.cli import config_of, main
+from infodcl_geo.experiment import ModelName
 
 QUICK = ["--epochs", "2", "--dim", "8", "--eval-every", "1", "--progress", "false"]
 
@@ -100,6 +101,20 @@ def test_each_model_has_its_own_defaults(folder: Path, tmp_path: Path) -> None:
     assert layers == {"lightgcn": 2, "mf": 1}
     main(["train", "--data", str(folder), "--model", "mf", "--num_layers", "3", "--out", str(tmp_path), *QUICK])
     assert json.loads((tmp_path / "metrics.json").read_text())["config"]["model"]["num_layers"] == 3
+
+
+def test_the_defaults_are_those_of_the_start(tmp_path: Path) -> None:
+    def rates(model: ModelName, *words: str) -> tuple[float, float]:
+        config = config_of(model, ["train", *words])
+        return config.training.lr, config.model.init_std
+
+    assert rates("mf") == rates("mf", "--init", "normal") == (0.005, 0.006)
+    assert rates("mf", "--init", "pretrained") == rates("infodcl") == (0.0005, 0.2)
+    assert rates("infodcl", "--init=normal") == (0.005, 0.02)
+    assert rates("mf", "--init", "pretrained", "--lr", "0.1") == (0.1, 0.2)
+    file = tmp_path / "config.yaml"
+    file.write_text("init: pretrained\ninit_std: 0.3\n")
+    assert rates("mf", "--config", str(file)) == (0.0005, 0.3)
 
 
 def test_inspect_counts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
