@@ -36,7 +36,7 @@ from infodcl_geo.channels import Channel, ItemSimilarity, Knowledge, Modal, Soci
 from infodcl_geo.cli import config_of
 from infodcl_geo.datasets import Demo, demo
 from infodcl_geo.diagnostics import inspect_channel, shuffled
-from infodcl_geo.experiment import Config, pretrain, run
+from infodcl_geo.experiment import Config, best_num_layers, pretrain, run
 from infodcl_geo.graph import Graph
 from infodcl_geo.interactions import Interactions, load_interactions
 from infodcl_geo.side_information import KnowledgeGraph, SocialGraph, load_features, load_knowledge, load_social
@@ -155,7 +155,10 @@ def main() -> None:
     planted = demo() if options.data == "demo" else None
     data = planted.interactions if planted else load_interactions(options.data)
 
-    vectors = pretrain(data, config_of("infodcl", ["train", *fixed]), device=torch.device("cpu"), progress=False)
+    config = config_of("infodcl", ["train", *fixed])
+    vectors = pretrain(data, config, device=torch.device("cpu"), progress=False)
+    if config.model.num_layers is None:
+        fixed.append(f"--num_layers={best_num_layers(data, vectors)}")
     similarity = (UserSimilarity() if options.similarity == "user" else ItemSimilarity())(data, vectors)
     real = real_channel(options, data, planted, vectors)
     print(inspect_channel(data, real).summary(), file=sys.stderr)

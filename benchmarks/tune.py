@@ -32,7 +32,7 @@ import yaml  # type: ignore[import-untyped]
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import BaseTrial, TrialState
 
-from infodcl_geo.channels import DEFAULT_SMOOTHING, Channel, Vectors
+from infodcl_geo.channels import Channel, Vectors
 from infodcl_geo.cli import config_of
 from infodcl_geo.comparison import read_settings
 from infodcl_geo.experiment import (
@@ -40,10 +40,12 @@ from infodcl_geo.experiment import (
     WITH_CHANNELS,
     Config,
     ModelName,
+    best_num_layers,
     build_channels,
     default_config,
     fit,
     pretrain,
+    spectral_vectors,
 )
 from infodcl_geo.interactions import Interactions, load_interactions
 
@@ -232,7 +234,9 @@ class Search:
         for part, values in config.items():
             flat |= {f"{part}.{name}": value for name, value in values.items()}
         wanted = suggest(_Names(), model)
-        flat["svd.smoothing"] = DEFAULT_SMOOTHING  # it has no fixed default, and a search needs a number
+        if flat["num_layers"] is None:  # chosen with the pretrained vectors; a search needs the numbers
+            chosen, vectors = spectral_vectors(self.data, default_config(model))
+            flat |= {"svd.smoothing": chosen.svd.smoothing, "num_layers": best_num_layers(self.data, vectors)}
         return {name: flat[name] for name in wanted}
 
 

@@ -13,6 +13,7 @@ from infodcl_geo.datasets import demo
 from infodcl_geo.experiment import (
     Config,
     ModelOptions,
+    best_num_layers,
     build_channels,
     build_model,
     default_config,
@@ -200,7 +201,7 @@ def test_smoothing_is_chosen_on_validation() -> None:
         chosen = outcome.config.svd.smoothing
         found = {}
         for smoothing in (0.05, 0.25, 0.75):
-            fixed = default_config("svd").changed(svd={"smoothing": smoothing})
+            fixed = default_config("svd").changed(svd={"smoothing": smoothing}, model={"num_layers": 1})
             found[smoothing] = run(data, fixed, ks=(20,), progress=False).result.validation["ndcg@20"]
         assert chosen == max(found, key=found.__getitem__)
         # What is in the test split has no bearing on it.
@@ -210,3 +211,30 @@ def test_smoothing_is_chosen_on_validation() -> None:
     assert fit(data, mf, ks=(20,), progress=False).config == mf
     unseen = replace(data, valid=data.valid[:, :0])
     assert spectral_vectors(unseen, default_config("svd"))[0].svd.smoothing == 0.75
+
+
+def test_layers_are_chosen_on_validation() -> None:
+    data = demo(num_users=200, num_items=150).interactions
+    chosen = set()
+    for smoothing in (0.05, 0.75):
+        config = default_config("svd").changed(svd={"smoothing": smoothing})
+        found = {}
+        for num_layers in (1, 2, 3):
+            fixed = config.changed(model={"num_layers": num_layers})
+            found[num_layers] = run(data, fixed, ks=(20,), progress=False).result.validation["ndcg@20"]
+        outcome = run(data, config, ks=(20,), progress=False)
+        assert found[outcome.config.model.num_layers] == max(found.values())
+        assert outcome.result.validation["ndcg@20"] == max(found.values())
+        vectors = pretrain(data, config, device=torch.device("cpu"))
+        infodcl = default_config("infodcl", epochs=1).changed(svd={"smoothing": smoothing})
+        trained = fit(data, infodcl, ks=(20,), progress=False)
+        assert trained.config.model.num_layers == best_num_layers(data, vectors) == outcome.config.model.num_layers
+        assert trained.model.num_layers == trained.config.model.num_layers  # type: ignore[union-attr]
+        assert best_num_layers(replace(data, test=data.test[:, :1]), vectors) == outcome.config.model.num_layers
+        assert best_num_layers(replace(data, valid=data.valid[:, :0]), vectors) == 1
+        chosen.add(outcome.config.model.num_layers)
+    given = default_config("infodcl", epochs=1).changed(model={"num_layers": 2})
+    assert fit(data, given, ks=(20,), progress=False).config.model.num_layers == 2
+    random = default_config("mf", epochs=1).changed(model={"num_layers": None})
+    with pytest.raises(ValueError, match="mf has no pretrained vectors to choose num_layers by"):
+        fit(data, random, progress=False)
