@@ -278,7 +278,8 @@ def draw(times: pd.DataFrame, quality: pd.DataFrame, path: Path) -> None:
         if timed in seconds:
             point = (seconds[timed], best["test recall@20"])
             left.plot(*point, "o", color=line.get_color())
-            left.annotate(str(name), point, xytext=(6, 4), textcoords="offset points")
+            offset = (6, -12) if name in STARTED else (6, 4)
+            left.annotate(str(name), point, xytext=offset, textcoords="offset points")
     left.set(xscale="log", xlabel="seconds per epoch", ylabel="Recall@20 (test)")
     left.margins(x=0.25, y=0.15)
     right.set(xscale="log", xlabel="seconds since the start, everything included", ylabel="Recall@20 (validation)")
