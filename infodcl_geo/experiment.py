@@ -310,7 +310,7 @@ def best_num_layers(data: Interactions, vectors: Vectors) -> int:
     """The 1, 2 or 3 propagations of pretrained vectors with the best NDCG@20 for up to 4,096 users of validation.
 
     Where propagation is for inference alone, as in InfoDCL, this says what the graph wants before anything is trained:
-    one on Amazon-Office, Taobao and LastFM, two or three on Amazon-Electronics and TikTok. It is 1 without a validation
+    one on Amazon-Office, Taobao and LastFM, three on Amazon-Electronics and TikTok. It is 1 without a validation
     split and above 200,000 users and items together.
     """
     if not _can_be_judged(data):

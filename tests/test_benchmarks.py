@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
 import pytest
@@ -108,14 +109,9 @@ def test_choosing_the_epoch_on_test_is_never_worse(folder: Path, tmp_path: Path)
         assert rows[f"epoch by test, trained on validation too, {metric}"].between(0, 1).all()
 
 
-def test_merged_data_train_on_validation_and_choose_on_test(folder: Path) -> None:
+def test_merged_data_train_on_validation_and_choose_on_test(folder: Path, script: Callable[[str], ModuleType]) -> None:
     data = load_interactions(folder)
-    spec = importlib.util.spec_from_file_location("selection", ROOT / "benchmarks" / "selection.py")
-    assert spec is not None
-    assert spec.loader is not None
-    selection = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(selection)
-    both = selection.merged(data)
+    both = script("selection").merged(data)
     pairs = {tuple(pair) for pair in torch.cat([data.train, data.valid], dim=1).T.tolist()}
     assert {tuple(pair) for pair in both.train.T.tolist()} == pairs
     assert torch.equal(both.valid, data.test)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -317,15 +317,9 @@ def test_the_command_line(ratings: Path, tmp_path: Path, capsys: pytest.CaptureF
 
 
 @pytest.fixture(scope="module")
-def tune() -> Any:
+def tune(script: Callable[[str], ModuleType]) -> Any:
     pytest.importorskip("optuna")
-    path = Path(__file__).resolve().parents[1] / "benchmarks" / "tune.py"
-    spec = importlib.util.spec_from_file_location("tune", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("tune")
 
 
 def test_every_model_can_be_tuned(tune: Any, data: Interactions) -> None:

@@ -215,7 +215,6 @@ def test_smoothing_is_chosen_on_validation() -> None:
 
 def test_layers_are_chosen_on_validation() -> None:
     data = demo(num_users=200, num_items=150).interactions
-    chosen = set()
     for smoothing in (0.05, 0.75):
         config = default_config("svd").changed(svd={"smoothing": smoothing})
         found = {}
@@ -232,7 +231,6 @@ def test_layers_are_chosen_on_validation() -> None:
         assert trained.model.num_layers == trained.config.model.num_layers  # type: ignore[union-attr]
         assert best_num_layers(replace(data, test=data.test[:, :1]), vectors) == outcome.config.model.num_layers
         assert best_num_layers(replace(data, valid=data.valid[:, :0]), vectors) == 1
-        chosen.add(outcome.config.model.num_layers)
     given = default_config("infodcl", epochs=1).changed(model={"num_layers": 2})
     assert fit(data, given, ks=(20,), progress=False).config.model.num_layers == 2
     random = default_config("mf", epochs=1).changed(model={"num_layers": None})
