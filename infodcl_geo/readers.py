@@ -261,7 +261,7 @@ def _parquet_columns(file: Path, find: Callable[[list[str]], dict[str, int]]) ->
             else:
                 values[key] = column.to_numpy()
                 check_finite(str(file), key, values[key])
-    except pa.ArrowException as error:
+    except (UnicodeDecodeError, pa.ArrowException) as error:
         raise InteractionError(f"{file}: not readable as parquet ({one_line(error)})") from None
     return values
 
