@@ -74,6 +74,9 @@ CLOSED_FORMS: frozenset[ModelName] = frozenset({"ease", "gfcf", "popularity", "s
 WITH_CHANNELS: frozenset[ModelName] = frozenset({"diffcl", "infodcl", "simdiff"})
 """Models that read what is known of the items beside the interactions."""
 
+_PROPAGATED_AFTERWARDS: frozenset[ModelName] = frozenset({"infodcl", "mf", "simdiff"})
+"""Models that are trained without propagation, which comes at inference."""
+
 
 @dataclass(frozen=True)
 class ModelOptions:
@@ -84,8 +87,8 @@ class ModelOptions:
             'popularity' and 'svd' (the closed-form pretraining itself, propagated) are closed forms, which no option
             of training concerns.
         dim: embedding size.
-        num_layers: propagation layers; where it is missing, as in the defaults of InfoDCL and of the closed-form
-            pretraining, :func:`best_num_layers` of the pretrained vectors.
+        num_layers: propagation layers; where it is missing, as in the defaults of the closed-form pretraining and, from
+            its vectors, of InfoDCL, matrix factorisation and SimDiff, :func:`best_num_layers` of the vectors.
         penalty: weight of the squared norms of the batch's embeddings.
         init_std: standard deviation, or root mean square, of the initial embeddings.
         init: initial embeddings: 'normal' (random) or 'pretrained' (the vectors of ``pretraining``, scaled).
@@ -195,11 +198,9 @@ def default_config(model: ModelName, init: Init | None = None, **training: Any) 
     if model == "infodcl":
         init = init or "pretrained"
         if init == "pretrained":
-            config = config.changed(model={"num_layers": None, "penalty": 0.001})
+            config = config.changed(model={"penalty": 0.001})
         else:
             config = config.changed(infodcl={"contrast": 0.005})
-    elif model == "svd":
-        config = config.changed(model={"num_layers": None})
     elif model == "lightgcn":
         config = replace(config, model=ModelOptions(model, num_layers=2, penalty=0.004, init_std=0.03))
     elif model == "diffcl":
@@ -222,6 +223,8 @@ def default_config(model: ModelName, init: Init | None = None, **training: Any) 
     if init == "pretrained":
         # Small steps from a large start: the closed form ranks well already, and large steps lose what it found.
         config = config.changed(model={"init": init, "init_std": 0.2}, training={"lr": 0.0005})
+    if model == "svd" or (init == "pretrained" and model in _PROPAGATED_AFTERWARDS):
+        config = config.changed(model={"num_layers": None})
     return config.changed(training=training)
 
 
@@ -309,9 +312,9 @@ def spectral_vectors(data: Interactions, config: Config) -> tuple[Config, Vector
 def best_num_layers(data: Interactions, vectors: Vectors) -> int:
     """The 1, 2 or 3 propagations of pretrained vectors with the best NDCG@20 for up to 4,096 users of validation.
 
-    Where propagation is for inference alone, as in InfoDCL, this says what the graph wants before anything is trained:
-    one on Amazon-Office, Taobao and LastFM, three on Amazon-Electronics and TikTok. It is 1 without a validation
-    split and above 200,000 users and items together.
+    Where propagation is for inference alone, as in InfoDCL, matrix factorisation and SimDiff, this says what the graph
+    wants before anything is trained: one on Amazon-Office, Taobao and LastFM, three on Amazon-Electronics and TikTok.
+    It is 1 without a validation split and above 200,000 users and items together.
     """
     if not _can_be_judged(data):
         return 1

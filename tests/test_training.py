@@ -225,10 +225,11 @@ def test_layers_are_chosen_on_validation() -> None:
         assert found[outcome.config.model.num_layers] == max(found.values())
         assert outcome.result.validation["ndcg@20"] == max(found.values())
         vectors = pretrain(data, config, device=torch.device("cpu"))
-        infodcl = default_config("infodcl", epochs=1).changed(svd={"smoothing": smoothing})
-        trained = fit(data, infodcl, ks=(20,), progress=False)
-        assert trained.config.model.num_layers == best_num_layers(data, vectors) == outcome.config.model.num_layers
-        assert trained.model.num_layers == trained.config.model.num_layers  # type: ignore[union-attr]
+        for model in ("infodcl", "mf", "simdiff"):
+            config = default_config(model, "pretrained", epochs=1).changed(svd={"smoothing": smoothing})
+            trained = fit(data, config, ks=(20,), progress=False)
+            assert trained.config.model.num_layers == best_num_layers(data, vectors) == outcome.config.model.num_layers
+            assert trained.model.num_layers == trained.config.model.num_layers  # type: ignore[union-attr]
         assert best_num_layers(replace(data, test=data.test[:, :1]), vectors) == outcome.config.model.num_layers
         assert best_num_layers(replace(data, valid=data.valid[:, :0]), vectors) == 1
     given = default_config("infodcl", epochs=1).changed(model={"num_layers": 2})
