@@ -29,7 +29,7 @@ class DiffCLOptions:
 
     Args:
         contrast: weight lambda_cl of the contrastive losses; 0 leaves out the diffusion too. With 0.1 the validation
-            Recall@20 is lower on Amazon-Office (0.1045, not 0.1110) and TikTok.
+            Recall@20 is lower on Amazon-Office (0.1045, not 0.1110).
         align: weight lambda_align of the distances between the modalities' and the ID embeddings' distributions.
         item_layers: layers of propagation over the graphs of similar items.
         similar_items: K, neighbours of each item in these graphs, of which it is the first.
