@@ -283,7 +283,7 @@ def draw(times: pd.DataFrame, quality: pd.DataFrame, path: Path) -> None:
     left.set(xscale="log", xlabel="seconds per epoch", ylabel="Recall@20 (test)")
     left.margins(x=0.25, y=0.15)
     right.set(xscale="log", xlabel="seconds since the start, everything included", ylabel="Recall@20 (validation)")
-    right.legend()
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=7)
     for axis in (left, right):
         axis.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
