@@ -261,7 +261,9 @@ def _parquet_columns(file: Path, find: Callable[[list[str]], dict[str, int]]) ->
             else:
                 values[key] = column.to_numpy()
                 check_finite(str(file), key, values[key])
-    except (UnicodeDecodeError, pa.ArrowException) as error:
+    except InteractionError:
+        raise
+    except Exception as error:  # whatever pyarrow meets in damaged bytes
         raise InteractionError(f"{file}: not readable as parquet ({one_line(error)})") from None
     return values
 

@@ -603,7 +603,7 @@ def test_bad_sparse_matrices(tmp_path: Path, damage: dict[str, np.ndarray], mess
 
 
 def test_bad_parquet(tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     (tmp_path / "x.parquet").write_text("0 1\n0 2\n")
     with pytest.raises(InteractionError, match=r"x\.parquet: not readable as parquet"):
         load_interactions(tmp_path / "x.parquet")
@@ -620,6 +620,11 @@ def test_bad_parquet(tmp_path: Path) -> None:
         frame.to_parquet(tmp_path / "x.parquet")
         with pytest.raises(InteractionError, match=message):
             load_interactions(tmp_path / "x.parquet")
+    # pandas writes no name twice
+    twice = pa.Table.from_arrays([pa.array([1, 2])] * 3, names=["user", "item", "user"])
+    pq.write_table(twice, tmp_path / "x.parquet")
+    with pytest.raises(InteractionError, match=r"x\.parquet: not readable as parquet .*user.* 2 times"):
+        load_interactions(tmp_path / "x.parquet")
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
