@@ -47,8 +47,9 @@ def svd_kernel(
     unfinished = 1.0
     while (sweep < SWEEPS) & (unfinished > 0.0):
         worst = tl.zeros([MATRICES, C], dtype=tl.float32)
-        for turn in range(1, C):
-            partner = c ^ turn
+        turn = tl.zeros([MATRICES, C], dtype=tl.float32)
+        for step in range(1, C):
+            partner = c ^ step
             other = tl.broadcast_to(partner[None, :, None], (MATRICES, C, R))
             z = tl.gather(x, other, 1)
             other_w = tl.broadcast_to(partner[None, :, None], (MATRICES, C, C))
@@ -59,18 +60,25 @@ def svd_kernel(
             # Tangents of opposite signs for the two of a pair; equal lengths turn by 45 degrees.
             gap = 0.5 * (its - own)
             ahead = (gap > 0) | ((gap == 0) & (c < partner)[None, :])
-            root = tl.abs(gap) + tl.sqrt(gap * gap + dot * dot)
             small = dot * dot <= 1e-14 * own * its
-            t = tl.where(small, 0.0, dot / tl.where(small, 1.0, root))
+            inverse = 1.0 / tl.where(small, 1.0, tl.abs(gap) + tl.sqrt(gap * gap + dot * dot))
+            t = tl.where(small, 0.0, dot * inverse)
             t = tl.where(ahead, t, -t)
+            # A rotation passes cosines with third vectors on from one of its two to the other, times this factor.
+            factor = tl.maximum(own, its) * inverse
+            relative = tl.where(small, 0.0, dot * dot / tl.where(small, 1.0, own * its))
+            worst = tl.maximum(worst, relative)
+            turn = tl.maximum(turn, relative * factor * factor)
             cosine = 1.0 / tl.sqrt(1.0 + t * t)
             sine = t * cosine
             x = cosine[:, :, None] * x - sine[:, :, None] * z
             w = cosine[:, :, None] * w - sine[:, :, None] * zw
-            worst = tl.maximum(worst, tl.where(dot * dot > 1e-9 * own * its, 1.0, 0.0))
-        unfinished = tl.max(tl.max(worst, axis=1), axis=0)
+        # The square of what the sweep may have left, against 8 roundings.
+        unfinished = tl.max(tl.where(tl.max(worst, axis=1) * tl.max(turn, axis=1) > 9e-13, 1.0, 0.0), axis=0)
         sweep += 1
 
+    # A rotation's vectors have unit length but for what rounding added up.
+    w = w / tl.sqrt(tl.sum(w * w, axis=2))[:, :, None]
     lengths = tl.sqrt(tl.sum(x * x, axis=2))
     top = tl.max(lengths, axis=1)
     empty = lengths <= (COUNT * 1.2e-7) * top[:, None]

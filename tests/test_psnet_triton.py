@@ -233,6 +233,16 @@ def test_svd_vectors_of_separate_values_are_lapacks(kernels: None) -> None:
         torch.testing.assert_close(one.cpu().double(), other, rtol=0, atol=2e-5)
 
 
+@needs_kernels
+def test_svd_of_nearly_orthogonal_vectors_of_nearly_equal_length(kernels: None) -> None:
+    from test_svd import check, nearly_orthogonal
+
+    from infodcl_geo.kernels.svd_triton import svd_triton
+
+    y = nearly_orthogonal(9).float()
+    check(y, *(x.cpu() for x in svd_triton(y.to(DEVICE))), tolerance=1e-6)
+
+
 # -- Compiled ahead of time --------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from infodcl_geo.kernels import batched_svd
 from infodcl_geo.kernels.reference_psnet import batched_svd_reference
 
-MANY = 300  # enough matrices for the vectorised path; fewer go to LAPACK
+MANY = 300  # enough matrices for the compiled path; fewer go to LAPACK
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
@@ -25,6 +25,11 @@ def with_values(values: list[float], batch: int, dtype: torch.dtype = torch.floa
     n = len(values)
     left, right = (torch.linalg.qr(random(batch, n, n, seed=seed))[0] for seed in (1, 2))
     return (left * torch.tensor(values, dtype=torch.float64) @ right.mT).to(dtype)
+
+
+def nearly_orthogonal(batch: int) -> Tensor:
+    """Cosines around 1e-5 that are not small next to the differences in length: rotations by large angles."""
+    return torch.eye(8, dtype=torch.float64) + 1e-5 * random(batch, 8, 8)
 
 
 def check(y: Tensor, left: Tensor, values: Tensor, right: Tensor, tolerance: float) -> None:
@@ -95,6 +100,12 @@ def test_repeated_small_and_zero_singular_values(values: list[float], dtype: tor
     check(y, *batched_svd(y), tolerance=400 * torch.finfo(dtype).eps)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nearly_orthogonal_vectors_of_nearly_equal_length(dtype: torch.dtype) -> None:
+    y = nearly_orthogonal(MANY).to(dtype)
+    check(y, *batched_svd(y), tolerance=20 * torch.finfo(dtype).eps)
+
+
 @pytest.mark.parametrize("factor", [1e-30, 1e-14, 1e14, 1e30])
 def test_magnitude_does_not_matter(factor: float) -> None:
     y = random(MANY, 8, 8, dtype=torch.float32) * factor
@@ -114,15 +125,38 @@ def test_each_matrix_is_decomposed_by_itself() -> None:
     assert (right[8:12] == right[7]).all()
 
 
-def test_several_chunks_and_inputs_that_are_not_contiguous() -> None:
+def test_several_threads_and_inputs_that_are_not_contiguous() -> None:
     y = random(2500, 8, 8, dtype=torch.float32)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     whole = batched_svd(y)
+    torch.set_num_threads(3)
     buffer = torch.full((2500, 9, 16), math.nan)
     buffer[:, 1:, ::2] = y
     strided = batched_svd(buffer[:, 1:, ::2])
+    torch.set_num_threads(threads)
     for one, other in zip(whole, strided, strict=True):
         assert torch.equal(one, other)
     check(y, *whole, tolerance=3e-6)
+
+
+def test_without_numba_lapack_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    from infodcl_geo.kernels import svd
+
+    y = random(MANY, 6, 4)
+    with_numba = batched_svd(y)
+    monkeypatch.setattr(svd, "find_spec", lambda name: None)
+    for one, other, own in zip(batched_svd(y), batched_svd_reference(y), with_numba, strict=True):
+        assert torch.equal(one, other)
+        torch.testing.assert_close(one, own)
+    assert not torch.equal(with_numba[1], batched_svd(y)[1])  # or the other half of this test compared nothing
+
+
+def test_one_matrix_that_is_not_finite_is_an_error_as_in_lapack() -> None:
+    y = random(MANY, 4, 4)
+    y[7, 0, 0] = math.nan
+    with pytest.raises(torch.linalg.LinAlgError, match="non-finite"):
+        batched_svd(y)
 
 
 def test_half_types_keep_their_type() -> None:
@@ -164,7 +198,7 @@ def test_gradcheck(n: int, m: int) -> None:
 
 
 @pytest.mark.parametrize("used", [(0,), (1,), (2,), (0, 2), (0, 1, 2)])
-def test_gradient_of_the_vectorised_path_is_torchs(used: tuple[int, ...]) -> None:
+def test_gradient_of_the_compiled_path_is_torchs(used: tuple[int, ...]) -> None:
     y = with_values([4.0, 3.0, 2.0, 1.0], MANY).requires_grad_()
     directions = [random(*x.shape, seed=7 + i) for i, x in enumerate(batched_svd(y))]
 
