@@ -64,6 +64,14 @@ def _unit_kernel(
 
 
 @triton.jit
+def _load(pointer, at, end, other, EVEN: tl.constexpr):
+    """The numbers at ``at``, and ``other`` beyond ``end``, where ``at`` does not reach if EVEN."""
+    if EVEN:
+        return tl.load(pointer + at)
+    return tl.load(pointer + at, mask=at < end, other=other)
+
+
+@triton.jit
 def _leave_out_pairs(tile, down, across, pair_down, pair_across, at, end, limit):
     """Minus infinity at the listed pairs whose streamed index lies below ``limit``; pairs are sorted by that index."""
     BIG: tl.constexpr = 2147483647
@@ -128,7 +136,9 @@ def _forward_kernel(
             logit *= logit_scale
         if bias is not None:
             logit += tl.load(bias + col, mask=col < candidates, other=0.0)[None, :]
-        logit = tl.where((col < candidates)[None, :], logit, float("-inf"))
+        # Instructions, not products, are what counts where rows are short; else the branch costs registers.
+        if (BLOCK_D > 64) | (n + BLOCK_N > candidates):
+            logit = tl.where((col < candidates)[None, :], logit, float("-inf"))
         if anchor_ids is not None:
             col_id = tl.load(candidate_ids + col, mask=col < candidates, other=0)
             same = (row_id[:, None] == col_id[None, :]) & (row_positive[:, None] != col[None, :])
@@ -290,6 +300,7 @@ def _candidate_kernel(
     SCALED: tl.constexpr,
     NORMALIZE: tl.constexpr,
     CONTRAST: tl.constexpr,
+    EVEN: tl.constexpr,
     SPLIT: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_B: tl.constexpr,
@@ -316,25 +327,28 @@ def _candidate_kernel(
         row = b + offset_b
         x_tile = tl.load(x + tl.cast(b, tl.int64) * BLOCK_D + x_offset)
         # Padded anchors are switched off by an infinite log-sum-exp.
-        row_lse = tl.load(lse + row, mask=row < anchors, other=float("inf"))
+        row_lse = _load(lse, row, anchors, float("inf"), EVEN)
         logit = tl.dot(y_tile, tl.trans(x_tile), input_precision=PRECISION)
         if not SCALED:
             logit *= logit_scale
         if bias is not None:
             logit += col_bias[:, None]
         if positives is not None:
-            is_positive = tl.load(positives + row, mask=row < anchors, other=-1)[None, :] == col[:, None]
+            # There are fewer than 2^31 candidates, and comparing 64 bits takes twice as long.
+            is_positive = _load(positives, row, anchors, -1, EVEN).to(tl.int32)[None, :] == col[:, None]
         if anchor_ids is not None:
-            row_id = tl.load(anchor_ids + row, mask=row < anchors, other=0)
+            row_id = _load(anchor_ids, row, anchors, 0, EVEN)
             logit = tl.where((row_id[None, :] == col_id[:, None]) & ~is_positive, float("-inf"), logit)
         if pair_row is not None:
             logit, at = _leave_out_pairs(logit, col, row, pair_col, pair_row, at, end, b + BLOCK_B)
-        # Where nothing remains, the log-sum-exp and every logit are minus infinity.
-        factor = tl.exp2(logit - tl.where(row_lse == float("-inf"), 0.0, row_lse)[None, :])
+        if anchor_ids is not None or pair_row is not None or bias is not None:
+            # Where nothing remains, the log-sum-exp and every logit are minus infinity.
+            row_lse = tl.where(row_lse == float("-inf"), 0.0, row_lse)
+        factor = tl.exp2(logit - row_lse[None, :])
         if CONTRAST:
             factor = tl.where(is_positive, factor - 1.0, factor)
         if weight is not None:
-            factor *= tl.load(weight + row, mask=row < anchors, other=0.0)[None, :]
+            factor *= _load(weight, row, anchors, 0.0, EVEN)[None, :]
         grad = tl.dot(factor.to(x_tile.dtype), x_tile, grad, input_precision=PRECISION)
     grad *= tl.load(scale) * grad_scale
     out = tl.cast(col, tl.int64)
@@ -658,6 +672,7 @@ class TritonTiles:
             SCALED=self.normalize,
             NORMALIZE=self.normalize,
             CONTRAST=self.contrast,
+            EVEN=self.anchors % tiling.block_b == 0,
             SPLIT=splits > 1,
             PRECISION=self.precision,
             BLOCK_B=tiling.block_b,

@@ -43,11 +43,19 @@ class CompileReport:
     spills: int  #: bytes of memory a thread spills to (on AMD scalar registers spill into vector registers first)
     shared: int  #: bytes of shared memory a program takes
     shared_limit: int  #: bytes of shared memory the target grants one program
+    threads: int  #: of a program
+    serial_products: bool  #: whether the compiler makes each of Hopper's asynchronous matrix products wait for the last
 
     @property
     def fits(self) -> bool:
         """No register is spilled and the shared memory is within the target's limit."""
         return self.spills == 0 and self.shared <= self.shared_limit
+
+    @property
+    def programs(self) -> int:
+        """Programs that the registers and the shared memory of an NVIDIA multiprocessor hold at a time."""
+        by_registers = 65_536 // (self.threads * -(-self.registers // 8) * 8)
+        return min(by_registers, self.shared_limit // max(1, self.shared))
 
 
 def compile_report(
@@ -89,30 +97,38 @@ def compile_report(
     )
     options = {"num_warps": num_warps, "num_stages": num_stages, **backend_options}
     compiled = triton.compile(source, target=gpu, options=options)
-    registers, spills = (_cubin if gpu.backend == "cuda" else _amdgcn)(compiled.asm)
-    return CompileReport(kernel.__name__, target, registers, spills, compiled.metadata.shared, shared_limit)
+    registers, spills, serial = (_cubin if gpu.backend == "cuda" else _amdgcn)(compiled.asm)
+    return CompileReport(
+        kernel.__name__, target, registers, spills, compiled.metadata.shared, shared_limit, gpu.warp_size * num_warps,
+        serial,
+    )  # fmt: skip
 
 
-def _cubin(asm: Mapping[str, Any]) -> tuple[int, int]:
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+def _cubin(asm: Mapping[str, Any]) -> tuple[int, int, bool]:
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(asm["cubin"])
         file.flush()
-        text = subprocess.run(
-            [str(tool), "--dump-resource-usage", file.name], check=True, capture_output=True, text=True
-        ).stdout
-    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", text)
+
+        def run(tool: str, *options: str) -> str:
+            command = [str(tools / tool), *options, file.name]
+            return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+        usage, instructions = run("cuobjdump", "--dump-resource-usage"), run("nvdisasm", "-c")
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
     if found is None:
-        raise RuntimeError(f"cuobjdump printed no resource usage:\n{text}")
+        raise RuntimeError(f"cuobjdump printed no resource usage:\n{usage}")
     registers, stack, local = map(int, found.groups())
-    return registers, stack + local
+    # A group of products that run on their own begins with one of these.
+    products, groups = instructions.count("HGMMA"), instructions.count("WARPGROUP.ARRIVE")
+    return registers, stack + local, 0 < products <= groups
 
 
-def _amdgcn(asm: Mapping[str, Any]) -> tuple[int, int]:
+def _amdgcn(asm: Mapping[str, Any]) -> tuple[int, int, bool]:
     def field(name: str) -> int:
         found = re.search(rf"\.{name}:\s*(\d+)", asm["amdgcn"])
         if found is None:
             raise RuntimeError(f"the compiled assembly has no field {name}")
         return int(found.group(1))
 
-    return field("vgpr_count"), field("private_segment_fixed_size")
+    return field("vgpr_count"), field("private_segment_fixed_size"), False

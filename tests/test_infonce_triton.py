@@ -332,7 +332,7 @@ def shipped(kernel: str, dtype: str, width: int, target: str, everything: bool) 
         integers += ["padded_candidates", "d", "stride_row"]
         optional["weight"] = "*fp32"
         constants |= {"NORMALIZE": True, "CONTRAST": True, "SPLIT": False, "stride_col": 1}
-        constants["SCALED"] = not everything
+        constants |= {"SCALED": not everything, "EVEN": not everything}
         signature |= {"logit_scale": "fp32", "grad_scale": "fp32"}
     if everything:
         signature |= optional
@@ -362,6 +362,15 @@ def test_compiled_resources(kernel: str, dtype: str, width: int, target: str) ->
     for everything in (False, True):
         report = shipped(kernel, dtype, width, target, everything)
         assert report.fits, (everything, report)
+
+
+@needs_compiler
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"])
+@pytest.mark.parametrize("kernel", ["_forward_kernel", "_candidate_kernel"])
+def test_products_of_one_program_run_beside_exponentials_of_another(kernel: str, target: str) -> None:
+    report = shipped(kernel, "bf16", 64, target, everything=False)
+    assert report.programs >= 2, report
+    assert not report.serial_products
 
 
 @needs_compiler
