@@ -115,37 +115,40 @@ def forward_kernel(
     """Equations 2 to 8, and 9 with DIFFUSE."""
     rows = tl.program_id(0).to(tl.int64) * BM + tl.arange(0, BM)
     d = tl.arange(0, DP)
-    out = tl.load(gate).to(tl.float32) * _tile(phi_m_ptr, rows, d, n_rows, D, D)
-    if CONTEXTUAL:
-        h, _ = _normalised(eps_ptr, phi_m_ptr, psi, psi_bias, rows, n_rows, layer_norm_eps, D, DP, K, BM, PRECISION)
-        h = h * _vector(norm_weight, d, D)[None, :] + _vector(norm_bias, d, D)[None, :]
-        strength = tl.sigmoid(tl.load(rho).to(tl.float32))
-        out += tl.load(eta0).to(tl.float32) * (_tile(eps_ptr, rows, d, n_rows, D, D) + strength * h)
+    # The perceptrons come first: they leave least room for what else a program holds.
     if SPECTRAL:
+        features = features_ptr + rows[:, None] * (3 * D) + d[None, :]
+        mask = (rows < n_rows)[:, None] & (d < D)[None, :]
         u = _perceptron(
             u_ptr, u_stride, u_in, u_in_bias, u_out, u_out_bias, u_ptr, 0, rows, n_rows,
             P_U, H, D, DP, K, BM, HC, False, PRECISION,
         )  # fmt: skip
+        tl.store(features, u, mask=mask)
         v = _perceptron(
             v_ptr, v_stride, v_in, v_in_bias, v_out, v_out_bias, v_ptr, 0, rows, n_rows,
             P_V, H, D, DP, K, BM, HC, False, PRECISION,
         )  # fmt: skip
+        tl.store(features + D, v, mask=mask)
         s = _perceptron(
             s_ptr, s_stride, s_in, s_in_bias, s_out, s_out_bias, s_ptr, 0, rows, n_rows,
             P_S, H, D, DP, K, BM, HC, False, PRECISION,
         )  # fmt: skip
-        features = features_ptr + rows[:, None] * (3 * D) + d[None, :]
-        mask = (rows < n_rows)[:, None] & (d < D)[None, :]
-        tl.store(features, u, mask=mask)
-        tl.store(features + D, v, mask=mask)
         tl.store(features + 2 * D, s, mask=mask)
         tl.debug_barrier()
         g = _perceptron(
             features_ptr, 3 * D, phi_in, phi_in_bias, phi_out, phi_out_bias, features_ptr, 0, rows, n_rows,
             3 * D, H, D, DP, K, BM, HC, False, PRECISION,
         )  # fmt: skip
+        out = _tanh(_vector(alpha, d, D))[None, :] * g
         out += _tile(eps_ptr, rows, d, n_rows, D, D) + _tile(m_ptr, rows, d, n_rows, D, D)
-        out += _tanh(_vector(alpha, d, D))[None, :] * g
+    else:
+        out = tl.zeros([BM, DP], dtype=tl.float32)
+    if CONTEXTUAL:
+        h, _ = _normalised(eps_ptr, phi_m_ptr, psi, psi_bias, rows, n_rows, layer_norm_eps, D, DP, K, BM, PRECISION)
+        h = h * _vector(norm_weight, d, D)[None, :] + _vector(norm_bias, d, D)[None, :]
+        strength = tl.sigmoid(tl.load(rho).to(tl.float32))
+        out += tl.load(eta0).to(tl.float32) * (_tile(eps_ptr, rows, d, n_rows, D, D) + strength * h)
+    out += tl.load(gate).to(tl.float32) * _tile(phi_m_ptr, rows, d, n_rows, D, D)
     offsets = rows[:, None] * D + d[None, :]
     mask = (rows < n_rows)[:, None] & (d < D)[None, :]
     tl.store(noise_ptr + offsets, out, mask=mask)
@@ -257,21 +260,21 @@ def backward_kernel(
         tl.store(g_phi_m_ptr + at, gate_ * g, mask=mask)
 
     if SPECTRAL:
+        features = units_ptr + 4 * H + rows[:, None] * units_stride + d[None, :]
         u = _perceptron(
             u_ptr, u_stride, u_in, u_in_bias, u_out, u_out_bias, units_ptr, units_stride, rows, n_rows,
             P_U, H, D, DP, K, BM, HC, True, PRECISION,
         )  # fmt: skip
+        tl.store(features, u, mask=mask)
         v = _perceptron(
             v_ptr, v_stride, v_in, v_in_bias, v_out, v_out_bias, units_ptr + H, units_stride, rows, n_rows,
             P_V, H, D, DP, K, BM, HC, True, PRECISION,
         )  # fmt: skip
+        tl.store(features + D, v, mask=mask)
         s = _perceptron(
             s_ptr, s_stride, s_in, s_in_bias, s_out, s_out_bias, units_ptr + 2 * H, units_stride, rows, n_rows,
             P_S, H, D, DP, K, BM, HC, True, PRECISION,
         )  # fmt: skip
-        features = units_ptr + 4 * H + rows[:, None] * units_stride + d[None, :]
-        tl.store(features, u, mask=mask)
-        tl.store(features + D, v, mask=mask)
         tl.store(features + 2 * D, s, mask=mask)
         tl.debug_barrier()
         _perceptron_backward(
@@ -304,7 +307,7 @@ def configuration(d: int) -> dict[str, int]:
         "DP": dp,
         "BM": 16,
         "HC": 32,
-        "K": 32,
+        "K": 16 if dp > 64 else 32,
         "num_warps": 8 if dp > 64 else 4,
         "num_stages": 1,
     }
