@@ -4,8 +4,8 @@
     python benchmarks/tune.py --data ../shared/data/office --minutes 20 --models mf infodcl --out settings/office.yaml
 
 Needs the extra ``tune`` (Optuna). The test split is not looked at. The objective is NDCG@20 + Recall@20 / 2 of the
-epoch that validation selects. Each search begins with the model's own defaults, so it never ends below them, and goes
-on by Optuna's TPE with median pruning. With ``--begin`` the settings of a file, say those found on another data set,
+epoch that validation selects. Each search begins with the model's own defaults (those of ``--init`` where that is
+fixed), so it never ends below them, and goes on by Optuna's TPE with median pruning. With ``--begin`` the settings of a file, say those found on another data set,
 are tried before the defaults. The budget is ``--trials``, ``--minutes`` of wall-clock, or both, whichever ends first; a
 closed form, which a search of one or two numbers exhausts, gets 100 trials at most.
 
@@ -229,13 +229,15 @@ class Search:
         return study
 
     def _defaults(self, model: ModelName) -> dict[str, Any]:
-        config = asdict(default_config(model))
+        # A start that is fixed brings its own scale and learning rate, as in training.
+        chosen = default_config(model, self.config(model, {}).model.init if "init" in self.names else None)
+        config = asdict(chosen)
         flat = {**config["model"], **config["training"]}
         for part, values in config.items():
             flat |= {f"{part}.{name}": value for name, value in values.items()}
         wanted = suggest(_Names(), model)
         if flat["num_layers"] is None:  # chosen with the pretrained vectors; a search needs the numbers
-            chosen, vectors = spectral_vectors(self.data, default_config(model))
+            chosen, vectors = spectral_vectors(self.data, chosen)
             flat |= {"svd.smoothing": chosen.svd.smoothing, "num_layers": best_num_layers(self.data, vectors)}
         return {name: flat[name] for name in wanted}
 

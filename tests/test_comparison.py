@@ -344,6 +344,19 @@ def test_every_model_can_be_tuned(tune: Any, data: Interactions) -> None:
             assert str(search.config(model, options)) not in (str(config), str(default))
 
 
+def test_a_search_begins_with_the_defaults_of_the_start_that_is_fixed(tune: Any, data: Interactions) -> None:
+    def first(*fixed: str) -> dict[str, Any]:
+        search = tune.Search(data, ["--epochs=1", *fixed], torch.device("cpu"))
+        return dict(search.run("mf", 1, None, None, 1).trials[0].user_attrs["options"])
+
+    assert first() == first("--init=normal") | {"init": "normal"}
+    pretrained = default_config("mf", "pretrained")
+    found = first("--init", "pretrained")
+    assert found["lr"] == pretrained.training.lr != default_config("mf").training.lr
+    assert found["init_std"] == pretrained.model.init_std
+    assert found["num_layers"] in (1, 2, 3)  # chosen on validation
+
+
 def test_settings_that_were_searched_are_those_compared(tune: Any, ratings: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "settings.yaml"
     words = ["--data", str(ratings), "--out", str(out), "--epochs", "2", "--dim", "8"]
