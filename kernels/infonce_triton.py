@@ -35,6 +35,7 @@ class Tiling:
     block_n: int
     num_warps: int
     num_stages: int
+    programs: int = 2  # that a multiprocessor holds at a time, about
 
 
 @triton.jit
@@ -403,7 +404,9 @@ def block_d(d: int) -> int:
 def forward_tiling(element_size: int, width: int, arch: int) -> Tiling:
     """Tile of ``_forward_kernel``: rows of ``width`` elements of ``element_size`` bytes, ``arch`` as :func:`arch_of`.
 
-    The largest tiles that spill no register with every optional argument present (tests/test_infonce_triton.py).
+    None spills a register with every optional argument present (tests/test_infonce_triton.py). In float32 what counts
+    is how many instructions split operands into TensorFloat-32: with 64 rows and four warps on Hopper every operand of
+    its asynchronous products is split by one warp alone.
     """
     if arch == 0:
         return _hip_tiling(element_size * width)
@@ -411,8 +414,8 @@ def forward_tiling(element_size: int, width: int, arch: int) -> Tiling:
         if width > 128:
             return Tiling(32, 16, 8, 1)
         if width > 64:
-            return Tiling(32, 32, 8, 1)
-        return Tiling(32, 32, 4, 2) if arch < 90 else Tiling(64, 32, 8, 2)
+            return Tiling(64, 16, 4, 1) if 90 <= arch < 100 else Tiling(32, 32, 8, 1)
+        return Tiling(32, 64, 4, 2) if arch < 90 else Tiling(64, 32, 4, 2, programs=3 if arch < 100 else 2)
     if width > 128:
         return Tiling(64, 64, 8, 2)
     return Tiling(128, 64, 8, 3 if width <= 64 else 2)
@@ -423,6 +426,8 @@ def candidate_tiling(element_size: int, width: int, arch: int) -> Tiling:
     if arch == 0:
         return _hip_tiling(element_size * width)
     if element_size == 4:
+        if 90 <= arch < 100 and width <= 128:
+            return Tiling(32, 64, 4, 2, programs=3) if width <= 64 else Tiling(16, 64, 4, 1)
         return Tiling(64, 32, 8, 2) if width <= 64 else Tiling(32, 32, 8, 1)
     if width > 128:
         return Tiling(32, 64, 8, 2)
@@ -520,9 +525,10 @@ class TritonTiles:
         )
         return unit, inverse
 
-    def _splits(self, tiles: int, streamed: int, block: int) -> tuple[int, int]:
+    def _splits(self, tiles: int, streamed: int, block: int, programs: int) -> tuple[int, int]:
         """Into how many parts to cut the streamed axis so that the programs fill the device once, and their length."""
-        slots = 2 * torch.cuda.get_device_properties(self.x.device).multi_processor_count if self.x.is_cuda else 8
+        units = torch.cuda.get_device_properties(self.x.device).multi_processor_count if self.x.is_cuda else 4
+        slots = programs * units
         blocks = triton.cdiv(streamed, block)
         per_split = triton.cdiv(blocks, max(1, min(slots // tiles, blocks)))
         return triton.cdiv(blocks, per_split), per_split * block
@@ -555,7 +561,7 @@ class TritonTiles:
         x_unit, x_inverse = self._unit(x, self.logit_scale if self.normalize else 1.0, tiling.block_b)
         y_unit, _ = self._unit(self.y, 1.0, tiling.block_n)
         tiles = x_unit.size(0) // tiling.block_b
-        splits, per_split = self._splits(tiles, self.candidates, tiling.block_n)
+        splits, per_split = self._splits(tiles, self.candidates, tiling.block_n, tiling.programs)
         pair_row = pair_col = pair_start = None
         if self.rows is not None and self.cols is not None:
             pair_row, pair_col, pair_start = self._pairs(
@@ -633,7 +639,7 @@ class TritonTiles:
         x_unit, _ = self._unit(self.x, self.logit_scale if self.normalize else 1.0, tiling.block_b)
         y_unit, y_inverse = self._unit(y, 1.0, tiling.block_n)
         tiles = y_unit.size(0) // tiling.block_n
-        splits, per_split = self._splits(tiles, self.anchors, tiling.block_b)
+        splits, per_split = self._splits(tiles, self.anchors, tiling.block_b, tiling.programs)
         pair_row = pair_col = pair_start = None
         if self.rows is not None and self.cols is not None:
             pair_col, pair_row, pair_start = self._pairs(
