@@ -414,11 +414,13 @@ def forward_tiling(element_size: int, width: int, arch: int) -> Tiling:
         if width > 128:
             return Tiling(32, 16, 8, 1)
         if width > 64:
-            return Tiling(64, 16, 4, 1) if 90 <= arch < 100 else Tiling(32, 32, 8, 1)
+            return Tiling(32, 32, 8, 1)
         return Tiling(32, 64, 4, 2) if arch < 90 else Tiling(64, 32, 4, 2, programs=3 if arch < 100 else 2)
     if width > 128:
         return Tiling(64, 64, 8, 2)
-    return Tiling(128, 64, 8, 3 if width <= 64 else 2)
+    if width > 64:
+        return Tiling(128, 64, 8, 2)
+    return Tiling(64, 64, 4, 3, programs=4) if arch < 90 else Tiling(128, 64, 8, 3)
 
 
 def candidate_tiling(element_size: int, width: int, arch: int) -> Tiling:
@@ -426,12 +428,14 @@ def candidate_tiling(element_size: int, width: int, arch: int) -> Tiling:
     if arch == 0:
         return _hip_tiling(element_size * width)
     if element_size == 4:
-        if 90 <= arch < 100 and width <= 128:
-            return Tiling(32, 64, 4, 2, programs=3) if width <= 64 else Tiling(16, 64, 4, 1)
-        return Tiling(64, 32, 8, 2) if width <= 64 else Tiling(32, 32, 8, 1)
+        if width > 64:
+            return Tiling(32, 32, 8, 1)
+        return Tiling(32, 64, 4, 2, programs=3) if 90 <= arch < 100 else Tiling(64, 32, 8, 2)
     if width > 128:
         return Tiling(32, 64, 8, 2)
-    return Tiling(64, 128, 8, 3) if width <= 64 else Tiling(64, 64, 8, 2)
+    if width > 64:
+        return Tiling(64, 64, 8, 2)
+    return Tiling(64, 64, 4, 3, programs=3) if arch < 90 else Tiling(64, 128, 8, 3)
 
 
 def _hip_tiling(row_bytes: int) -> Tiling:
