@@ -5,9 +5,10 @@
 
 Needs the extra ``tune`` (Optuna). The test split is not looked at. The objective is NDCG@20 + Recall@20 / 2 of the
 epoch that validation selects. Each search begins with the model's own defaults (those of ``--init`` where that is
-fixed), so it never ends below them, and goes on by Optuna's TPE with median pruning. With ``--begin`` the settings of a file, say those found on another data set,
-are tried before the defaults. The budget is ``--trials``, ``--minutes`` of wall-clock, or both, whichever ends first; a
-closed form, which a search of one or two numbers exhausts, gets 100 trials at most.
+fixed), so it never ends below them, and goes on by Optuna's TPE with median pruning. With ``--begin`` the settings
+of a file, say those found on another data set, are tried before the defaults. The budget is ``--trials``,
+``--minutes`` of wall-clock, or both, whichever ends first; a closed form, which a search of one or two numbers
+exhausts, gets 100 trials at most.
 
 ``--out`` is what ``infodcl-geo compare --settings`` reads; models that are not searched now keep their entries. Beside
 it lies a CSV of all trials. With ``--journal`` a search can be resumed, and shared by several processes. Options that
