@@ -18,6 +18,8 @@ from torch import Tensor
 LANES = 32
 SWEEPS = 15  # most sweeps; iteration ends when all matrices of a group have converged, after five to seven
 _FEWEST_A_THREAD = 512
+# Sums keep their order, and NaN and infinity their meaning.
+_OPTIONS: dict[str, Any] = {"fastmath": {"contract", "nsz"}, "error_model": "numpy", "nogil": True}
 
 
 def svd_numba(y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -60,14 +62,13 @@ def _compiled(dtype: torch.dtype) -> Callable[..., None]:
         matrices, matrices, numba.types.Array(real, 2, "A"), matrices, numba.types.Array(numba.boolean, 1, "A"),
         numba.boolean, numba.float64, numba.float64,
     )  # fmt: skip
-    options: dict[str, Any] = {"fastmath": {"contract", "nsz"}, "error_model": "numpy", "nogil": True}
     try:
-        return numba.njit(signature, cache=True, **options)(_decompose)
+        return numba.njit(signature, cache=True, **_OPTIONS)(_decompose)
     except RuntimeError:  # no folder to keep the compiled code in
-        return numba.njit(signature, **options)(_decompose)
+        return numba.njit(signature, **_OPTIONS)(_decompose)
 
 
-@numba.njit(fastmath={"contract", "nsz"}, error_model="numpy", nogil=True)
+@numba.njit(**_OPTIONS)
 def _angles(a, b, length, cosine, sine, dot, worst, turn):
     """The rotation that makes the vectors a and b orthogonal; the largest squared cosine between two to ``worst``.
 
@@ -100,7 +101,7 @@ def _angles(a, b, length, cosine, sine, dot, worst, turn):
         sine[lane] = cosine[lane] * t
 
 
-@numba.njit(fastmath={"contract", "nsz"}, error_model="numpy", nogil=True)
+@numba.njit(**_OPTIONS)
 def _rotate(a, b, rows, cosine, sine):
     for r in range(rows):
         for lane in range(LANES):
@@ -109,7 +110,7 @@ def _rotate(a, b, rows, cosine, sine):
             b[r, lane] = sine[lane] * u + cosine[lane] * v
 
 
-@numba.njit(fastmath={"contract", "nsz"}, error_model="numpy", nogil=True)
+@numba.njit(**_OPTIONS)
 def _squares(x, start, stop, squares):
     """Squared lengths [count, LANES] of the vectors x[:, start:stop]."""
     squares[:] = 0
@@ -119,7 +120,7 @@ def _squares(x, start, stop, squares):
                 squares[k, lane] += x[k, r, lane] * x[k, r, lane]
 
 
-@numba.njit(fastmath={"contract", "nsz"}, error_model="numpy", nogil=True)
+@numba.njit(**_OPTIONS)
 def _sweep(x, length, cosine, sine, dot, worst, turn):
     for p in range(len(x) - 1):
         for q in range(p + 1, len(x)):
@@ -155,20 +156,18 @@ def _decompose(vectors, near, values, far, good, wide, finished, smallest):
         lanes = min(LANES, batch - first)
         x[:] = 0
         for lane in range(lanes):
-            largest = zero
+            largest, finite = zero, True
             for i in range(count):
                 x[i, length + i, lane] = 1
                 for j in range(length):
-                    entry = vectors[first + lane, i, j]
-                    x[i, j, lane] = entry
-                    # In this order a NaN stays.
-                    largest = largest if abs(entry) <= largest else abs(entry)
+                    entry = abs(vectors[first + lane, i, j])
+                    largest = max(largest, entry)
+                    finite &= entry <= np.finfo(vectors.dtype).max
             # By a power of 2, which rounds nothing, so that no square leaves the range.
-            finite = largest <= np.finfo(vectors.dtype).max
             scale[lane] = math.ldexp(1.0, min(max(math.frexp(largest)[1], -100), 100)) if finite else one
             for i in range(count):
                 for j in range(length):
-                    x[i, j, lane] = x[i, j, lane] / scale[lane] if finite else zero
+                    x[i, j, lane] = vectors[first + lane, i, j] / scale[lane] if finite else zero
         for _ in range(SWEEPS):
             worst[:] = 0
             turn[:] = 0

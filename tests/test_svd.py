@@ -152,9 +152,15 @@ def test_without_numba_lapack_takes_over(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not torch.equal(with_numba[1], batched_svd(y)[1])  # or the other half of this test compared nothing
 
 
-def test_one_matrix_that_is_not_finite_is_an_error_as_in_lapack() -> None:
+@pytest.mark.parametrize("place", [(0, 0), (1, 2), (3, 3)])
+def test_what_is_not_finite_is_treated_as_by_lapack_and_spoils_no_other_matrix(place: tuple[int, int]) -> None:
     y = random(MANY, 4, 4)
-    y[7, 0, 0] = math.nan
+    finite = batched_svd(y)[1]
+    y[7][place] = math.inf
+    values = batched_svd(y)[1]
+    assert values[7].isnan().all()
+    torch.testing.assert_close(values[torch.arange(MANY) != 7], finite[torch.arange(MANY) != 7])
+    y[7][place] = math.nan
     with pytest.raises(torch.linalg.LinAlgError, match="non-finite"):
         batched_svd(y)
 
