@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Matrices that go through the vector instructions together: with fewer, LLVM keeps to scalars; twice as many leave the
-# first-level cache.
+# Matrices that go through the vector instructions together: with fewer, LLVM keeps to scalars; more are no faster.
 LANES = 32
 SWEEPS = 15  # most sweeps; iteration ends when all matrices of a group have converged, after five to seven
 _FEWEST_A_THREAD = 512
@@ -111,13 +110,15 @@ def _rotate(a, b, rows, cosine, sine):
 
 
 @numba.njit(**_OPTIONS)
-def _squares(x, start, stop, squares):
-    """Squared lengths [count, LANES] of the vectors x[:, start:stop]."""
-    squares[:] = 0
+def _lengths(x, start, stop, lengths):
+    """Lengths [count, LANES] of the vectors x[:, start:stop]."""
+    lengths[:] = 0
     for k in range(len(x)):
         for r in range(start, stop):
             for lane in range(LANES):
-                squares[k, lane] += x[k, r, lane] * x[k, r, lane]
+                lengths[k, lane] += x[k, r, lane] * x[k, r, lane]
+        for lane in range(LANES):
+            lengths[k, lane] = np.sqrt(lengths[k, lane])
 
 
 @numba.njit(**_OPTIONS)
@@ -148,8 +149,8 @@ def _decompose(vectors, near, values, far, good, wide, finished, smallest):
     # Not rows of one array: LLVM could not tell that they do not overlap.
     cosine, sine, dot = np.empty(LANES, vectors.dtype), np.empty(LANES, vectors.dtype), np.empty(LANES, vectors.dtype)
     worst, turn, scale = np.empty(LANES, vectors.dtype), np.empty(LANES, vectors.dtype), np.empty(LANES, vectors.dtype)
-    squares, unit = np.empty((count, LANES), vectors.dtype), np.empty((count, LANES), vectors.dtype)
-    lengths, signs = np.empty((count, LANES), vectors.dtype), np.empty((count, LANES), vectors.dtype)
+    lengths, unit = np.empty((count, LANES), vectors.dtype), np.empty((count, LANES), vectors.dtype)
+    signs = np.empty((count, LANES), vectors.dtype)
     rank = np.empty((count, LANES), np.int64)
     signs_from, signs_to = (0, length) if wide else (length, length + count)
     for first in range(0, batch, LANES):
@@ -174,12 +175,11 @@ def _decompose(vectors, near, values, far, good, wide, finished, smallest):
             _sweep(x, length, cosine, sine, dot, worst, turn)
             if (worst * turn).max() <= finished:
                 break
-        _squares(x, 0, length, squares)
+        _lengths(x, 0, length, lengths)
         # A rotation's rows have unit length but for what rounding added up.
-        _squares(x, length, length + count, unit)
+        _lengths(x, length, length + count, unit)
         for k in range(count):
             for lane in range(LANES):
-                lengths[k, lane] = np.sqrt(squares[k, lane])
                 high, low = zero, zero
                 for r in range(signs_from, signs_to):
                     high, low = max(high, x[k, r, lane]), min(low, x[k, r, lane])
@@ -199,7 +199,7 @@ def _decompose(vectors, near, values, far, good, wide, finished, smallest):
                 factor = signs[k, lane] / lengths[k, lane]
                 for j in range(length):
                     near[first + lane, place, j] = x[k, j, lane] * factor
-                factor = signs[k, lane] / np.sqrt(unit[k, lane])
+                factor = signs[k, lane] / unit[k, lane]
                 for i in range(count):
                     far[first + lane, place, i] = x[k, length + i, lane] * factor
             good[first + lane] = (worst[lane] * turn[lane] <= finished) & (least > smallest)

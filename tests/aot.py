@@ -16,7 +16,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class CompileReport:
     shared: int  #: bytes of shared memory a program takes
     shared_limit: int  #: bytes of shared memory the target grants one program
     threads: int  #: of a program
-    serial_products: bool  #: whether the compiler makes each of Hopper's asynchronous matrix products wait for the last
+    binary: bytes = field(repr=False)
 
     @property
     def fits(self) -> bool:
@@ -56,6 +56,13 @@ class CompileReport:
         """Programs that the registers and the shared memory of an NVIDIA multiprocessor hold at a time."""
         by_registers = 65_536 // (self.threads * -(-self.registers // 8) * 8)
         return min(by_registers, self.shared_limit // max(1, self.shared))
+
+    @property
+    def serial_products(self) -> bool:
+        """Whether the compiler makes each of Hopper's asynchronous matrix products wait for the last."""
+        instructions = _run_on_cubin(self.binary, "nvdisasm", "-c")
+        # A group of products that run on their own begins with the second of these.
+        return 0 < instructions.count("HGMMA") <= instructions.count("WARPGROUP.ARRIVE")
 
 
 def compile_report(
@@ -97,38 +104,37 @@ def compile_report(
     )
     options = {"num_warps": num_warps, "num_stages": num_stages, **backend_options}
     compiled = triton.compile(source, target=gpu, options=options)
-    registers, spills, serial = (_cubin if gpu.backend == "cuda" else _amdgcn)(compiled.asm)
+    registers, spills = (_cubin if gpu.backend == "cuda" else _amdgcn)(compiled.asm)
     return CompileReport(
         kernel.__name__, target, registers, spills, compiled.metadata.shared, shared_limit, gpu.warp_size * num_warps,
-        serial,
+        compiled.kernel,
     )  # fmt: skip
 
 
-def _cubin(asm: Mapping[str, Any]) -> tuple[int, int, bool]:
-    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+def _run_on_cubin(cubin: bytes, tool: str, *options: str) -> str:
+    """What one of the CUDA tools that come with Triton prints about a cubin."""
+    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / tool
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(asm["cubin"])
+        file.write(cubin)
         file.flush()
+        command = [str(path), *options, file.name]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
-        def run(tool: str, *options: str) -> str:
-            command = [str(tools / tool), *options, file.name]
-            return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
-        usage, instructions = run("cuobjdump", "--dump-resource-usage"), run("nvdisasm", "-c")
-    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
+def _cubin(asm: Mapping[str, Any]) -> tuple[int, int]:
+    text = _run_on_cubin(asm["cubin"], "cuobjdump", "--dump-resource-usage")
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", text)
     if found is None:
-        raise RuntimeError(f"cuobjdump printed no resource usage:\n{usage}")
+        raise RuntimeError(f"cuobjdump printed no resource usage:\n{text}")
     registers, stack, local = map(int, found.groups())
-    # A group of products that run on their own begins with one of these.
-    products, groups = instructions.count("HGMMA"), instructions.count("WARPGROUP.ARRIVE")
-    return registers, stack + local, 0 < products <= groups
+    return registers, stack + local
 
 
-def _amdgcn(asm: Mapping[str, Any]) -> tuple[int, int, bool]:
+def _amdgcn(asm: Mapping[str, Any]) -> tuple[int, int]:
     def field(name: str) -> int:
         found = re.search(rf"\.{name}:\s*(\d+)", asm["amdgcn"])
         if found is None:
             raise RuntimeError(f"the compiled assembly has no field {name}")
         return int(found.group(1))
 
-    return field("vgpr_count"), field("private_segment_fixed_size"), False
+    return field("vgpr_count"), field("private_segment_fixed_size")

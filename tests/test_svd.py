@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from importlib.util import find_spec
 
 import hypothesis.strategies as st
 import pytest
@@ -15,6 +16,7 @@ from infodcl_geo.kernels import batched_svd
 from infodcl_geo.kernels.reference_psnet import batched_svd_reference
 
 MANY = 300  # enough matrices for the compiled path; fewer go to LAPACK
+needs_numba = pytest.mark.skipif(find_spec("numba") is None, reason="without Numba this would test LAPACK")
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
@@ -50,7 +52,7 @@ def check(y: Tensor, left: Tensor, values: Tensor, right: Tensor, tolerance: flo
     assert (right.amax(2) >= -right.amin(2) - tolerance).all()
 
 
-@pytest.mark.parametrize("batch", [1, MANY])
+@pytest.mark.parametrize("batch", [1, pytest.param(MANY, marks=needs_numba)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
     ("n", "m"), [(8, 8), (1, 1), (1, 5), (5, 1), (2, 2), (3, 3), (6, 10), (10, 6), (7, 7), (16, 16), (16, 3), (2, 15)]
@@ -60,7 +62,7 @@ def test_is_a_singular_value_decomposition_as_accurate_as_lapack(
 ) -> None:
     y = random(batch, n, m, dtype=dtype)
     left, values, right = batched_svd(y)
-    check(y, left, values, right, 30 * torch.finfo(dtype).eps)
+    check(y, left, values, right, 20 * torch.finfo(dtype).eps)
     expected = torch.linalg.svdvals(y.double())
     torch.testing.assert_close(values.double(), expected, rtol=0, atol=20 * torch.finfo(dtype).eps * math.sqrt(n * m))
 
@@ -101,10 +103,11 @@ def test_repeated_small_and_zero_singular_values(values: list[float], dtype: tor
     check(y, *batched_svd(y), tolerance=400 * torch.finfo(dtype).eps)
 
 
+@needs_numba
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_nearly_orthogonal_vectors_of_nearly_equal_length(dtype: torch.dtype) -> None:
     y = nearly_orthogonal(MANY).to(dtype)
-    check(y, *batched_svd(y), tolerance=30 * torch.finfo(dtype).eps)
+    check(y, *batched_svd(y), tolerance=20 * torch.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("factor", [1e-30, 1e-14, 1e14, 1e30])
@@ -141,8 +144,8 @@ def test_several_threads_and_inputs_that_are_not_contiguous() -> None:
     check(y, *whole, tolerance=3e-6)
 
 
+@needs_numba
 def test_without_numba_lapack_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("numba")
     svd = importlib.import_module("infodcl_geo.kernels.svd")
 
     y = random(MANY, 6, 4)
