@@ -13,9 +13,9 @@ import pytest
 import torch
 from epoch_time import PYG, TRAINED, Settings, prepare
 
-from infodcl_geo.datasets import power_law_graph
-from infodcl_geo.interactions import Interactions, load_interactions
-from infodcl_geo.training import train_epoch
+from infodcl_geo.data.generated import power_law_graph
+from infodcl_geo.data.interactions import Interactions, load_interactions
+from infodcl_geo.training.loop import train_epoch
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from infodcl_geo.datasets import power_law_graph
-from infodcl_geo.graph import WITH_TORCH_SPARSE, Graph, csr_parts, normalized_adjacency, to_scipy
+from infodcl_geo.data.generated import power_law_graph
+from infodcl_geo.graph.graph import WITH_TORCH_SPARSE, Graph, csr_parts, normalized_adjacency, to_scipy
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

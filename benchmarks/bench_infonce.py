@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from infodcl_geo.kernels import infonce, reference
-from infodcl_geo.training import matmul_precision
+from infodcl_geo.training.loop import matmul_precision
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -32,14 +32,17 @@ import pandas as pd
 import torch
 from tabulate import tabulate
 
-from infodcl_geo.channels import Channel, ItemSimilarity, Knowledge, Modal, Social, UserSimilarity, Vectors
+from infodcl_geo.channels.base import Channel, Vectors
+from infodcl_geo.channels.diagnostics import inspect_channel, shuffled
+from infodcl_geo.channels.knowledge import Knowledge, KnowledgeGraph, load_knowledge
+from infodcl_geo.channels.modal import Modal, load_features
+from infodcl_geo.channels.similarity import ItemSimilarity, UserSimilarity
+from infodcl_geo.channels.social import Social, SocialGraph, load_social
 from infodcl_geo.cli import config_of
-from infodcl_geo.datasets import Demo, demo
-from infodcl_geo.diagnostics import inspect_channel, shuffled
+from infodcl_geo.data.generated import Demo, demo
+from infodcl_geo.data.interactions import Interactions, load_interactions
 from infodcl_geo.experiment import Config, best_num_layers, pretrain, run
-from infodcl_geo.graph import Graph
-from infodcl_geo.interactions import Interactions, load_interactions
-from infodcl_geo.side_information import KnowledgeGraph, SocialGraph, load_features, load_knowledge, load_social
+from infodcl_geo.graph.graph import Graph
 
 NO_CHANNEL, SIMILARITY, REAL, SHUFFLED, BOTH, BESIDE_NOISE = VARIANTS = (
     "no channel",

@@ -17,10 +17,10 @@ import pandas as pd
 import torch
 from tabulate import tabulate
 
-from infodcl_geo.channels import Vectors
+from infodcl_geo.channels.base import Vectors
 from infodcl_geo.cli import config_of
+from infodcl_geo.data.interactions import Interactions, load_interactions
 from infodcl_geo.experiment import Config, build_channels, pretrain, run
-from infodcl_geo.interactions import Interactions, load_interactions
 
 # Options of ``infodcl-geo train``.
 CHOICES: dict[str, list[str]] = {

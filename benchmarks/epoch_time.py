@@ -29,14 +29,15 @@ from tabulate import tabulate
 from torch import Tensor
 
 from infodcl_geo import experiment
-from infodcl_geo.datasets import power_law_graph
+from infodcl_geo.data.generated import power_law_graph
+from infodcl_geo.data.interactions import Interactions, load_interactions
 from infodcl_geo.experiment import Config, Init, ModelName, default_config
-from infodcl_geo.graph import WITH_TORCH_SPARSE, csr_parts, normalized_adjacency
-from infodcl_geo.interactions import Interactions, load_interactions
+from infodcl_geo.graph.graph import WITH_TORCH_SPARSE, csr_parts, normalized_adjacency
 from infodcl_geo.models import Model
-from infodcl_geo.sampling import Batch, BatchSampler
-from infodcl_geo.scoring import Scorer, dot_scorer
-from infodcl_geo.training import TrainOptions, rank, set_up, train, train_epoch
+from infodcl_geo.models.base import Batch
+from infodcl_geo.models.scoring import Scorer, dot_scorer
+from infodcl_geo.training.loop import TrainOptions, rank, set_up, train, train_epoch
+from infodcl_geo.training.sampling import BatchSampler
 
 TRAINED = ("infodcl", "infodcl-two", "simdiff", "diffcl", "mf", "lightgcn", "simgcl", "xsimgcl")
 # The other start: the model, and what its embeddings start from.

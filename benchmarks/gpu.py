@@ -29,11 +29,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from infodcl_geo.graph import WITH_TORCH_SPARSE, normalized_adjacency
+from infodcl_geo.graph.graph import WITH_TORCH_SPARSE, normalized_adjacency
 from infodcl_geo.kernels import InfoNCEOptions, batched_svd, infonce, psnet_diffuse
 from infodcl_geo.kernels.reference_psnet import batched_svd_reference, psnet_diffuse_reference
+from infodcl_geo.models.base import Batch
 from infodcl_geo.nn.psnet import PSNet
-from infodcl_geo.sampling import Batch, BatchSampler
+from infodcl_geo.training.sampling import BatchSampler
 
 if TYPE_CHECKING:
     from infodcl_geo.models.base import Model

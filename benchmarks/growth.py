@@ -33,11 +33,11 @@ from pathlib import Path
 
 import torch
 
-from infodcl_geo.datasets import power_law_graph
-from infodcl_geo.evaluation import evaluate
+from infodcl_geo.data.generated import power_law_graph
+from infodcl_geo.evaluation.ranking import evaluate
 from infodcl_geo.experiment import default_config, prepare
-from infodcl_geo.optim import LazyAdam
-from infodcl_geo.training import make_optimizer, set_up, train_epoch
+from infodcl_geo.training.loop import make_optimizer, set_up, train_epoch
+from infodcl_geo.training.optim import LazyAdam
 
 USERS, ITEMS, INTERACTIONS = 32_886, 52_974, 337_837
 

@@ -25,9 +25,9 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from infodcl_geo.cli import config_of
+from infodcl_geo.data.interactions import Interactions, load_interactions
 from infodcl_geo.experiment import Config, prepare
-from infodcl_geo.interactions import Interactions, load_interactions
-from infodcl_geo.training import rank, train
+from infodcl_geo.training.loop import rank, train
 
 METRICS = ("recall@20", "ndcg@20")
 

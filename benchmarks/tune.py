@@ -33,9 +33,10 @@ import yaml  # type: ignore[import-untyped]
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import BaseTrial, TrialState
 
-from infodcl_geo.channels import Channel, Vectors
+from infodcl_geo.channels.base import Channel, Vectors
 from infodcl_geo.cli import config_of
 from infodcl_geo.comparison import read_settings
+from infodcl_geo.data.interactions import Interactions, load_interactions
 from infodcl_geo.experiment import (
     CLOSED_FORMS,
     WITH_CHANNELS,
@@ -48,7 +49,6 @@ from infodcl_geo.experiment import (
     pretrain,
     spectral_vectors,
 )
-from infodcl_geo.interactions import Interactions, load_interactions
 
 MODELS = tuple(model for model in get_args(ModelName) if model != "popularity")
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 
-from infodcl_geo.channels import Channel, ChannelBuilder, UserSimilarity, Vectors
-from infodcl_geo.datasets import demo
+from infodcl_geo.channels.base import Channel, ChannelBuilder, Vectors
+from infodcl_geo.channels.similarity import UserSimilarity
+from infodcl_geo.data.generated import demo
+from infodcl_geo.data.interactions import Interactions, load_interactions
 from infodcl_geo.experiment import default_config, run
-from infodcl_geo.graph import interaction_graph
-from infodcl_geo.interactions import Interactions, load_interactions
+from infodcl_geo.graph.graph import interaction_graph
 from infodcl_geo.nn import NeighbourMean
 
 

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import torch
 
-from infodcl_geo.channels import Modal
-from infodcl_geo.datasets import demo
+from infodcl_geo.channels.modal import ItemFeatures, Modal, load_features
+from infodcl_geo.data.generated import demo
+from infodcl_geo.data.interactions import load_interactions
 from infodcl_geo.experiment import default_config, run
-from infodcl_geo.interactions import load_interactions
-from infodcl_geo.side_information import ItemFeatures, load_features
 
 
 def planted_features(topics: torch.Tensor, name: str, noise: float, seed: int) -> ItemFeatures:

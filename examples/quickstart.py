@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from infodcl_geo.datasets import demo
+from infodcl_geo.data.generated import demo
 from infodcl_geo.experiment import default_config, run
 from infodcl_geo.recommender import Recommender
 

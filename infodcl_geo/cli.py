@@ -15,11 +15,15 @@ from jsonargparse import ArgumentParser, Namespace
 from tabulate import tabulate
 
 from . import __version__
+from .channels.diagnostics import inspect_channel
 from .comparison import TableFile, compare, read_settings, summary
 from .comparison import Test as PairedTest
-from .datasets import NAMED, demo, load_named
-from .diagnostics import inspect_channel
-from .evaluation import by_item_degree, by_user_degree
+from .data.generated import demo
+from .data.ids import InteractionWarning
+from .data.interactions import Interactions, Split, load_interactions
+from .data.named import NAMED, load_named
+from .data.text_files import Format
+from .evaluation.ranking import by_item_degree, by_user_degree
 from .experiment import (
     CLOSED_FORMS,
     Config,
@@ -31,11 +35,8 @@ from .experiment import (
     pretrain,
     run,
 )
-from .ids import InteractionWarning
-from .interactions import Interactions, Split, load_interactions
 from .recommender import CheckpointError, Recommender
-from .text_files import Format
-from .training import TrainOptions
+from .training.loop import TrainOptions
 
 GENERATED_NOTE = "The data are generated, with planted tastes: the numbers say that the program works, nothing more."
 

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from .data.interactions import Interactions
 from .experiment import CLOSED_FORMS, Config, ModelName, Run
-from .interactions import Interactions
 
 STUDIED: frozenset[str] = frozenset({"infodcl", "simdiff", "diffcl"})
 """Models that this library is about; every other model is a baseline."""

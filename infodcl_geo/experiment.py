@@ -10,23 +10,16 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from .channels import (
-    DEFAULT_SMOOTHING,
-    Channel,
-    ChannelBuilder,
-    ItemSimilarity,
-    Knowledge,
-    Modal,
-    Social,
-    SVDOptions,
-    UserSimilarity,
-    Vectors,
-    row_agreement,
-    spectral_embeddings,
-)
-from .evaluation import Ranking, by_item_degree, by_user_degree, evaluate
-from .graph import normalized_adjacency, propagate
-from .interactions import Interactions
+from .channels.agreement import row_agreement
+from .channels.base import Channel, ChannelBuilder, Vectors
+from .channels.knowledge import Knowledge, load_knowledge
+from .channels.modal import Modal, load_features
+from .channels.similarity import ItemSimilarity, UserSimilarity
+from .channels.social import Social, load_social
+from .data.interactions import Interactions
+from .evaluation.ranking import Ranking, by_item_degree, by_user_degree, evaluate
+from .graph.graph import normalized_adjacency, propagate
+from .graph.spectral import DEFAULT_SMOOTHING, EXACT_NODES, SVDOptions, spectral_embeddings
 from .models.base import EmbeddingModel, Model
 from .models.diffcl import DiffCL, DiffCLOptions
 from .models.diffrec import DiffRec, DiffRecOptions
@@ -37,13 +30,11 @@ from .models.lightgcl import LightGCL, LightGCLOptions
 from .models.lightgcn import LightGCN
 from .models.ncl import NCL, NCLOptions
 from .models.popularity import popularity_embeddings
+from .models.scoring import Scorer, UserRows, dot_scorer, item_scorer
 from .models.sgl import SGL, SGLOptions
 from .models.simdiff import SimDiff, SimDiffOptions
 from .models.simgcl import SimGCL, SimGCLOptions, XSimGCL, XSimGCLOptions
-from .scoring import Scorer, UserRows, dot_scorer, item_scorer
-from .side_information import load_features, load_knowledge, load_social
-from .spectral import EXACT_NODES
-from .training import TrainOptions, TrainResult, rank, train
+from .training.loop import TrainOptions, TrainResult, rank, train
 
 Channels: TypeAlias = Mapping[str, Tensor] | Sequence[Channel | ChannelBuilder]
 """Metadata ``[num_items, d]`` by name, or channels, ready or to be built."""
@@ -97,7 +88,7 @@ class ModelOptions:
         similar_items: neighbours of each item in the item, knowledge and modal channels.
         social: file of edges between users, for the social channel.
         knowledge: file of triples, for the knowledge channel.
-        links: file that says which entity each item is; see :func:`~infodcl_geo.side_information.load_knowledge`.
+        links: file that says which entity each item is; see :func:`~infodcl_geo.channels.load_knowledge`.
         knowledge_method: how triples describe items: 'shared', 'propagate' or 'kge'.
         features: files of item features, separated by commas, for the modal channels.
         feature_metadata: what the modal channels hold: the reduced 'features', or pretrained vectors averaged over
@@ -192,7 +183,7 @@ def default_config(model: ModelName, init: Init | None = None, **training: Any) 
         model: name of the model.
         init: initial embeddings, with the scale and the learning rate that suit them; ``None`` for the model's own,
             which are pretrained for InfoDCL and random for the others.
-        training: fields of :class:`~infodcl_geo.training.TrainOptions` to change, such as ``seed`` or ``epochs``.
+        training: fields of :class:`~infodcl_geo.training.loop.TrainOptions` to change, such as ``seed`` or ``epochs``.
     """
     config = Config(model=ModelOptions(model=model))
     if model == "infodcl":
@@ -245,7 +236,7 @@ class Run:
     model: Model | None = None
     """``None`` for closed forms, which are not trained"""
     item_weights: Tensor | None = None
-    """item-item weights ``[N, N]`` that rank by :func:`~infodcl_geo.scoring.item_scorer`, of models that have them"""
+    """item-item weights ``[N, N]`` that rank by :func:`~infodcl_geo.models.scoring.item_scorer`, of models that have them"""
     factors: dict[str, Tensor] = field(default_factory=dict)
     """what a closed form that ranks otherwise has fitted, by name"""
     ranking: Ranking | None = None
@@ -253,9 +244,9 @@ class Run:
     channels: list[Channel] = field(default_factory=list)
     """channels that were built or given ready"""
     test_by_user_degree: dict[str, dict[str, float]] = field(default_factory=dict)
-    """see :func:`~infodcl_geo.evaluation.by_user_degree`"""
+    """see :func:`~infodcl_geo.evaluation.ranking.by_user_degree`"""
     test_by_item_degree: dict[str, dict[str, float]] = field(default_factory=dict)
-    """see :func:`~infodcl_geo.evaluation.by_item_degree`"""
+    """see :func:`~infodcl_geo.evaluation.ranking.by_item_degree`"""
 
     def metrics(self) -> dict[str, Any]:
         """Content of ``metrics.json``."""
@@ -566,7 +557,7 @@ def fit(
         ks: cut-offs of the metrics.
         device: where to train; a CUDA device if there is one.
         progress: show progress bars.
-        on_evaluation: see :func:`~infodcl_geo.training.train`.
+        on_evaluation: see :func:`~infodcl_geo.training.loop.train`.
     """
     config = config or default_config("infodcl")
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .evaluation import Ranking, evaluate, rank_items
+from .data.ids import IdMap
+from .data.interactions import Interactions
+from .evaluation.ranking import Ranking, evaluate, rank_items
 from .experiment import Run
-from .ids import IdMap
-from .interactions import Interactions
 from .models.diffrec import DiffRec, DiffRecOptions
 from .models.gfcf import gfcf_scorer
-from .scoring import Scorer, UserRows, dot_scorer, item_scorer
+from .models.scoring import Scorer, UserRows, dot_scorer, item_scorer
 
 WEIGHTS, METADATA = "model.safetensors", "model.json"
 _FORMAT = 1

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 import torch
 
-from infodcl_geo.datasets import power_law_graph
-from infodcl_geo.interactions import load_interactions
+from infodcl_geo.data.generated import power_law_graph
+from infodcl_geo.data.interactions import load_interactions
 
 ROOT = Path(__file__).resolve().parents[1]
 

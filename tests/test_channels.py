@@ -9,29 +9,26 @@ import numpy as np
 import pytest
 import torch
 
-from infodcl_geo.channels import (
-    Channel,
+from infodcl_geo.channels.agreement import row_agreement
+from infodcl_geo.channels.base import Channel, Vectors
+from infodcl_geo.channels.knowledge import Knowledge, KnowledgeGraph
+from infodcl_geo.channels.modal import ItemFeatures, Modal
+from infodcl_geo.channels.similarity import (
     ItemSimilarity,
-    Knowledge,
-    Modal,
-    Social,
-    SVDOptions,
     UserSimilarity,
-    Vectors,
     item_similarity_metadata,
-    row_agreement,
-    spectral_embeddings,
     user_similarity_metadata,
 )
-from infodcl_geo.datasets import Demo, demo
+from infodcl_geo.channels.social import Social, SocialGraph
+from infodcl_geo.data.generated import Demo, demo
+from infodcl_geo.data.ids import IdMap
+from infodcl_geo.data.interactions import Interactions, load_interactions
 from infodcl_geo.experiment import ModelOptions, build_model, channel_builders, default_config, pretrain, run
-from infodcl_geo.graph import Graph, interaction_graph, to_scipy
-from infodcl_geo.ids import IdMap
-from infodcl_geo.interactions import Interactions, load_interactions
+from infodcl_geo.graph.graph import Graph, interaction_graph, to_scipy
+from infodcl_geo.graph.similarity import jaccard_graph
+from infodcl_geo.graph.spectral import SVDOptions, spectral_embeddings
 from infodcl_geo.models import InfoDCL
-from infodcl_geo.side_information import ItemFeatures, KnowledgeGraph, SocialGraph
-from infodcl_geo.similarity import jaccard_graph
-from infodcl_geo.training import train
+from infodcl_geo.training.loop import train
 
 # users 0: {0, 1}, 1: {0, 1}, 2: {1, 2}; item 3 has no user
 PAIRS = torch.tensor([[0, 0, 1, 1, 2, 2], [0, 1, 0, 1, 1, 2]])

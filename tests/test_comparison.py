@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from scipy import stats
 from test_ease import blocks
 
-from infodcl_geo.channels import SVDOptions
 from infodcl_geo.cli import main
 from infodcl_geo.comparison import (
     Entry,
@@ -32,12 +31,13 @@ from infodcl_geo.comparison import (
     read_settings,
     summary,
 )
-from infodcl_geo.evaluation import Ranking
+from infodcl_geo.data.interactions import Interactions
+from infodcl_geo.evaluation.ranking import Ranking
 from infodcl_geo.experiment import Config, Run, best_num_layers, default_config, spectral_vectors
-from infodcl_geo.interactions import Interactions
+from infodcl_geo.graph.spectral import SVDOptions
 from infodcl_geo.models import EASEOptions
-from infodcl_geo.scoring import dot_scorer
-from infodcl_geo.training import TrainResult
+from infodcl_geo.models.scoring import dot_scorer
+from infodcl_geo.training.loop import TrainResult
 
 METRICS = ["recall@20", "ndcg@20"]
 

@@ -17,10 +17,11 @@ import torch
 from scipy.sparse.linalg import svds
 from torch import Tensor
 
-from infodcl_geo import datasets as module
-from infodcl_geo.datasets import NAMED, DatasetError, Demo, demo, download, load_named
-from infodcl_geo.ids import InteractionError
-from infodcl_geo.interactions import Split
+from infodcl_geo.data import named as module
+from infodcl_geo.data.generated import Demo, demo
+from infodcl_geo.data.ids import InteractionError
+from infodcl_geo.data.interactions import Split
+from infodcl_geo.data.named import NAMED, DatasetError, download, load_named
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from infodcl_geo.channels import Channel
-from infodcl_geo.cli import main
-from infodcl_geo.datasets import Demo, demo
-from infodcl_geo.diagnostics import (
+from infodcl_geo.channels.base import Channel
+from infodcl_geo.channels.diagnostics import (
     ChannelWarning,
     agreement,
     degrees,
@@ -24,10 +22,11 @@ from infodcl_geo.diagnostics import (
     shuffled,
     signal_to_noise,
 )
-from infodcl_geo.graph import Graph, sparse_matrix, to_scipy
-from infodcl_geo.ids import IdMap
-from infodcl_geo.interactions import Interactions
-from infodcl_geo.models.infodcl import InfoDCLOptions
+from infodcl_geo.cli import main
+from infodcl_geo.data.generated import Demo, demo
+from infodcl_geo.data.ids import IdMap
+from infodcl_geo.data.interactions import Interactions
+from infodcl_geo.graph.graph import Graph, sparse_matrix, to_scipy
 
 
 def graph_of(edges: Tensor, size: int, weight: Tensor | None = None) -> Graph:
@@ -228,16 +227,16 @@ def test_signal_to_noise_is_the_spread_of_the_metadata() -> None:
     # With the signed gate at its start, the informative noise is the Gaussian plus the metadata and nothing else.
     generator = torch.Generator().manual_seed(0)
     metadata = torch.randn(500, 16, generator=generator) * torch.linspace(0.1, 2, 16) + 1.0
-    options = InfoDCLOptions(gate="signed", metadata_scale=1.5)
+    options = {"gate": "signed", "scale": 1.5}
     scaled = metadata * 1.5 / metadata.square().mean().sqrt()
     expected = float(scaled.var(0).sum() / 16)
-    assert signal_to_noise(metadata, options, draws=64) == pytest.approx(expected, rel=0.05)
+    assert signal_to_noise(metadata, **options, draws=64) == pytest.approx(expected, rel=0.05)
     # Without bias: hardly any draws give the same.
-    assert signal_to_noise(metadata, options, draws=2) == pytest.approx(expected, rel=0.15)
-    assert signal_to_noise(7 * metadata, options, draws=64) == pytest.approx(expected, rel=0.05)
-    assert signal_to_noise(metadata[:1].expand(500, 16), options, draws=64) < 0.01
-    louder = InfoDCLOptions(gate="signed", metadata_scale=3.0)
-    assert signal_to_noise(metadata, louder, draws=64) == pytest.approx(4 * expected, rel=0.05)
+    assert signal_to_noise(metadata, **options, draws=2) == pytest.approx(expected, rel=0.15)
+    assert signal_to_noise(7 * metadata, **options, draws=64) == pytest.approx(expected, rel=0.05)
+    assert signal_to_noise(metadata[:1].expand(500, 16), **options, draws=64) < 0.01
+    louder = {"gate": "signed", "scale": 3.0}
+    assert signal_to_noise(metadata, **louder, draws=64) == pytest.approx(4 * expected, rel=0.05)
 
 
 def test_signal_to_noise_leaves_the_global_generator_alone() -> None:

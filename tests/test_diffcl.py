@@ -10,16 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from infodcl_geo.data.ids import IdMap
+from infodcl_geo.data.interactions import Interactions
 from infodcl_geo.experiment import build_model, default_config
-from infodcl_geo.graph import csr_parts, normalized_adjacency
-from infodcl_geo.ids import IdMap
-from infodcl_geo.interactions import Interactions
+from infodcl_geo.graph.graph import csr_parts, normalized_adjacency
+from infodcl_geo.models.base import Batch
 from infodcl_geo.models.diffcl import DiffCL, DiffCLOptions, similar_items_graph
 from infodcl_geo.models.popularity import popularity_embeddings
+from infodcl_geo.models.scoring import dot_scorer
 from infodcl_geo.nn.diffusion import LinearNoise, alpha_bar
-from infodcl_geo.sampling import Batch
-from infodcl_geo.scoring import dot_scorer
-from infodcl_geo.training import TrainOptions, rank, train
+from infodcl_geo.training.loop import TrainOptions, rank, train
 
 USERS, ITEMS, DIM = 4, 5, 6
 PAIRS = torch.tensor([[0, 0, 1, 2, 3], [0, 1, 1, 2, 3]])

@@ -11,9 +11,10 @@ from test_ease import blocks, dense, random_pairs
 from torch import Tensor
 
 from infodcl_geo.experiment import default_config, run
+from infodcl_geo.models.base import Batch
 from infodcl_geo.models.diffrec import DiffRec, DiffRecOptions
 from infodcl_geo.nn.diffusion import time_encoding
-from infodcl_geo.sampling import Batch, BatchSampler
+from infodcl_geo.training.sampling import BatchSampler
 
 USERS, ITEMS = 6, 7
 PAIRS = random_pairs(5, USERS, ITEMS)

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from infodcl_geo.cli import main
+from infodcl_geo.data.ids import IdMap
+from infodcl_geo.data.interactions import Interactions, load_interactions
 from infodcl_geo.experiment import default_config, run
-from infodcl_geo.ids import IdMap
-from infodcl_geo.interactions import Interactions, load_interactions
 from infodcl_geo.models import ease
 from infodcl_geo.models.ease import EASEOptions, ease_weights
+from infodcl_geo.models.scoring import UserRows, item_scorer
 from infodcl_geo.recommender import Recommender
-from infodcl_geo.scoring import UserRows, item_scorer
 
 
 def dense(pairs: Tensor, num_users: int, num_items: int) -> Tensor:

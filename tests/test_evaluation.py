@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from infodcl_geo.cli import main
-from infodcl_geo.evaluation import by_item_degree, by_user_degree, evaluate, rank_items
-from infodcl_geo.scoring import Scorer, dot_scorer
+from infodcl_geo.evaluation.ranking import by_item_degree, by_user_degree, evaluate, rank_items
+from infodcl_geo.models.scoring import Scorer, dot_scorer
 
 
 def table(scores: Tensor) -> Scorer:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from infodcl_geo.datasets import DatasetError, power_law_graph
+from infodcl_geo.data.generated import power_law_graph
+from infodcl_geo.data.named import DatasetError
 
 
 def keys(pairs: Tensor, num_items: int) -> Tensor:

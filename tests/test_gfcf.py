@@ -12,8 +12,8 @@ from test_ease import blocks, dense, random_pairs
 from torch import Tensor
 
 from infodcl_geo.cli import main
+from infodcl_geo.data.interactions import load_interactions
 from infodcl_geo.experiment import default_config, run
-from infodcl_geo.interactions import load_interactions
 from infodcl_geo.models.gfcf import GFCFOptions, gfcf_factors, gfcf_scorer
 from infodcl_geo.recommender import Recommender
 

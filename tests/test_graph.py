@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from infodcl_geo.graph import (
+from infodcl_geo.graph.graph import (
     WITH_TORCH_SPARSE,
     Graph,
     csr_parts,

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from torch import Tensor
 
-from infodcl_geo.graph import normalized_adjacency
+from infodcl_geo.graph.graph import normalized_adjacency
 from infodcl_geo.kernels import infonce
+from infodcl_geo.models.base import Batch
 from infodcl_geo.models.infodcl import InfoDCL, InfoDCLOptions, sample_candidates
-from infodcl_geo.sampling import Batch
 
 USERS, ITEMS, DIM = 3, 40, 8
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from infodcl_geo.kernels import InfoNCEOptions, infonce, logsumexp_similarity, reference
-from infodcl_geo.training import matmul_precision
+from infodcl_geo.training.loop import matmul_precision
 
 module = importlib.import_module("infodcl_geo.kernels.infonce")
 TINY = InfoNCEOptions(cpu_tile=48)  # many tiles both ways, and the exponentials recomputed for the candidates' gradient

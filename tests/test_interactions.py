@@ -20,10 +20,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch_geometric.data import HeteroData
 
-from infodcl_geo import text_files
-from infodcl_geo.ids import IdMap, InteractionError, InteractionWarning, UnknownIdError
-from infodcl_geo.interactions import Interactions, Split, from_hetero_data, load_interactions, split_interactions
-from infodcl_geo.readers import read_columns
+from infodcl_geo.data import text_files
+from infodcl_geo.data.ids import IdMap, InteractionError, InteractionWarning, UnknownIdError
+from infodcl_geo.data.interactions import Interactions, Split, load_interactions, split_interactions
+from infodcl_geo.data.readers import read_columns
+from infodcl_geo.pyg import from_hetero_data
 
 KEEP_ALL = Split("ratio", valid=0.0, test=0.0)
 
@@ -517,7 +518,7 @@ BAD: dict[str, tuple[str, str | bytes, dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::infodcl_geo.ids.InteractionWarning")
+@pytest.mark.filterwarnings("ignore::infodcl_geo.data.ids.InteractionWarning")
 @pytest.mark.parametrize("case", BAD)
 def test_bad_text_is_one_line_with_the_place(tmp_path: Path, case: str) -> None:
     name, content, options, message = BAD[case]
@@ -588,7 +589,7 @@ def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
         ({"format": np.array(b"xyz")}, "not a sparse matrix"),
     ],
 )
-@pytest.mark.filterwarnings("ignore::infodcl_geo.ids.InteractionWarning")
+@pytest.mark.filterwarnings("ignore::infodcl_geo.data.ids.InteractionWarning")
 def test_bad_sparse_matrices(tmp_path: Path, damage: dict[str, np.ndarray], message: str) -> None:
     good = {
         "format": np.array(b"csr"),
@@ -669,7 +670,7 @@ VICTIMS = {
     )
 )
 @example(edits=[(382, 3, b"\x00\x00\x80")])  # of the parquet file, this damages a column's name
-@pytest.mark.filterwarnings("ignore::infodcl_geo.ids.InteractionWarning")
+@pytest.mark.filterwarnings("ignore::infodcl_geo.data.ids.InteractionWarning")
 def test_damaged_files_load_or_fail_cleanly(tmp_path: Path, name: str, edits: list[tuple[int, int, bytes]]) -> None:
     if name in VICTIMS:
         content = VICTIMS[name]

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import LGConv, SAGEConv, SimpleConv
 
-from infodcl_geo.channels import user_similarity_metadata
-from infodcl_geo.graph import WITH_TORCH_SPARSE, Graph, interaction_graph, sparse_matrix
+from infodcl_geo.channels.similarity import user_similarity_metadata
+from infodcl_geo.graph.graph import WITH_TORCH_SPARSE, Graph, interaction_graph, sparse_matrix
+from infodcl_geo.graph.similarity import jaccard_graph
 from infodcl_geo.nn import NeighbourMean, Propagation, PSNet, UserToItem, as_graph
-from infodcl_geo.similarity import jaccard_graph
 
 
 def random_edges(sources: int, targets: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from infodcl_geo.graph import normalized_adjacency
+from infodcl_geo.graph.graph import normalized_adjacency
+from infodcl_geo.models.base import Batch
 from infodcl_geo.models.lightgcl import LightGCL, LightGCLOptions
 from infodcl_geo.models.lightgcn import LightGCN
-from infodcl_geo.sampling import Batch
 
 USERS, ITEMS, DIM = 4, 5, 8
 # Item 4 has no user.

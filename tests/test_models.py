@@ -7,13 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from infodcl_geo.graph import normalized_adjacency, propagate
-from infodcl_geo.models.base import EmbeddingModel
+from infodcl_geo.graph.graph import normalized_adjacency, propagate
+from infodcl_geo.models.base import Batch, EmbeddingModel
 from infodcl_geo.models.infodcl import InfoDCL, InfoDCLOptions
 from infodcl_geo.models.lightgcn import LightGCN
 from infodcl_geo.models.popularity import popularity_embeddings
 from infodcl_geo.nn.losses import balance_loss
-from infodcl_geo.sampling import Batch
 
 USERS, ITEMS, DIM = 4, 5, 8
 PAIRS = torch.tensor([[0, 0, 1, 2, 3], [0, 1, 1, 2, 3]])

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from infodcl_geo.graph import csr_parts, normalized_adjacency
+from infodcl_geo.graph.graph import csr_parts, normalized_adjacency
+from infodcl_geo.models.base import Batch
 from infodcl_geo.models.lightgcn import LightGCN
 from infodcl_geo.models.ncl import NCL, NCLOptions, kmeans
-from infodcl_geo.sampling import Batch
 
 USERS, ITEMS, DIM = 5, 6, 8
 # Item 5 has no user.

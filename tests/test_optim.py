@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from infodcl_geo import optim, training
-from infodcl_geo.datasets import power_law_graph
+from infodcl_geo.data.generated import power_law_graph
 from infodcl_geo.experiment import Config, ModelOptions, build_model
 from infodcl_geo.models.base import EmbeddingModel
 from infodcl_geo.models.infodcl import InfoDCLOptions
-from infodcl_geo.optim import LazyAdam
-from infodcl_geo.training import TrainOptions, make_optimizer, train
+from infodcl_geo.training import loop as training
+from infodcl_geo.training import optim
+from infodcl_geo.training.loop import TrainOptions, make_optimizer, train
+from infodcl_geo.training.optim import LazyAdam
 
 
 def objective(users: Tensor, items: Tensor, scale: Tensor) -> Tensor:

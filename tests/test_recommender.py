@@ -12,11 +12,11 @@ import pytest
 import torch
 from test_ease import blocks
 
+from infodcl_geo.data.ids import IdMap, UnknownIdError
+from infodcl_geo.data.interactions import Interactions
 from infodcl_geo.experiment import Config, ModelName, ModelOptions, default_config, run
-from infodcl_geo.ids import IdMap, UnknownIdError
-from infodcl_geo.interactions import Interactions
 from infodcl_geo.recommender import CheckpointError, Recommender
-from infodcl_geo.training import TrainOptions
+from infodcl_geo.training.loop import TrainOptions
 
 NAMES = np.array(["ann", "bob", "cat"])
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from infodcl_geo.sampling import BatchSampler, NegativeSampler
+from infodcl_geo.training.sampling import BatchSampler, NegativeSampler
 
 
 def positives_of(pairs: Tensor) -> set[tuple[int, int]]:

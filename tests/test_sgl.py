@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from infodcl_geo.graph import Graph, csr_parts, normalized_adjacency
+from infodcl_geo.graph.graph import Graph, csr_parts, normalized_adjacency
+from infodcl_geo.models.base import Batch
 from infodcl_geo.models.lightgcn import LightGCN
 from infodcl_geo.models.sgl import SGL, Augmentation, SGLOptions
-from infodcl_geo.sampling import Batch
 
 USERS, ITEMS, DIM = 4, 5, 8
 # Item 4 has no user.

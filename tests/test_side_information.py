@@ -16,17 +16,15 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from torch_geometric.data import HeteroData
 
-from infodcl_geo.ids import IdMap, InteractionError, InteractionWarning
-from infodcl_geo.interactions import Interactions, Split, from_hetero_data, load_interactions
-from infodcl_geo.side_information import (
-    ItemFeatures,
-    KnowledgeGraph,
+from infodcl_geo.channels.knowledge import KnowledgeGraph, load_knowledge
+from infodcl_geo.channels.modal import ItemFeatures, load_features
+from infodcl_geo.channels.social import SocialGraph, load_social
+from infodcl_geo.data.ids import IdMap, InteractionError, InteractionWarning
+from infodcl_geo.data.interactions import Interactions, Split, load_interactions
+from infodcl_geo.pyg import (
     SideInformation,
-    SocialGraph,
+    from_hetero_data,
     from_hetero_graph,
-    load_features,
-    load_knowledge,
-    load_social,
     side_information_from_hetero_data,
     to_hetero_data,
 )

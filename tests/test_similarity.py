@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from infodcl_geo import similarity
-from infodcl_geo.graph import Graph, csr_parts, interaction_graph, to_scipy
-from infodcl_geo.interactions import load_interactions
-from infodcl_geo.similarity import jaccard_graph, jaccard_mean, keep_top_k
+from infodcl_geo.data.interactions import load_interactions
+from infodcl_geo.graph import similarity
+from infodcl_geo.graph.graph import Graph, csr_parts, interaction_graph, to_scipy
+from infodcl_geo.graph.similarity import jaccard_graph, jaccard_mean, keep_top_k
 
 
 def naive_jaccard(pairs: list[tuple[int, int]], rows: int) -> Tensor:

@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from infodcl_geo import spectral
-from infodcl_geo.channels import spectral_embeddings
-from infodcl_geo.graph import Graph, normalized_interactions, sparse_matrix
-from infodcl_geo.interactions import load_interactions
-from infodcl_geo.spectral import SVDMethod, truncated_svd
+from infodcl_geo.data.interactions import load_interactions
+from infodcl_geo.graph import spectral
+from infodcl_geo.graph.graph import Graph, normalized_interactions, sparse_matrix
+from infodcl_geo.graph.spectral import SVDMethod, spectral_embeddings, truncated_svd
 
 
 def graph_of(table: Tensor) -> Graph:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from infodcl_geo.channels import spectral_embeddings
-from infodcl_geo.datasets import demo
+from infodcl_geo.data.generated import demo
+from infodcl_geo.data.ids import IdMap
+from infodcl_geo.data.interactions import Interactions
 from infodcl_geo.experiment import (
     Config,
     ModelOptions,
@@ -22,11 +23,10 @@ from infodcl_geo.experiment import (
     run,
     spectral_vectors,
 )
-from infodcl_geo.ids import IdMap
-from infodcl_geo.interactions import Interactions
+from infodcl_geo.graph.spectral import spectral_embeddings
 from infodcl_geo.models.base import EmbeddingModel
 from infodcl_geo.models.infodcl import InfoDCLOptions
-from infodcl_geo.training import TrainOptions
+from infodcl_geo.training.loop import TrainOptions
 
 
 def checkerboard(users: int = 24, items: int = 24) -> Interactions:

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
-from ..graph import Graph, propagate
+from ..graph.graph import Graph, propagate
 from ..nn.losses import bpr_loss, embedding_penalty
-from ..sampling import Batch
-from ..scoring import Scorer, dot_scorer
+from .scoring import Scorer, dot_scorer
+
+
+class Batch(NamedTuple):
+    """One training step's rows, all int64."""
+
+    users: Tensor
+    """``[B]``"""
+    positives: Tensor
+    """``[B]`` items of the users' training interactions"""
+    negatives: Tensor
+    """``[B]`` items that are not"""
+    anchors: Tensor
+    """``[A]`` items whose embeddings are diffused and contrasted; empty in a step without diffusion"""
+    anchor_weight: float
+    """steps of the epoch for each step with diffusion, which makes up for the steps without"""
 
 
 class Model(nn.Module):
@@ -39,7 +55,7 @@ class EmbeddingModel(Model):
     embeddings as they are, with propagation at inference alone (section 3.4); ``num_layers=0`` is plain MF.
 
     Args:
-        graph: normalised adjacency over users and items, see :func:`~infodcl_geo.graph.normalized_adjacency`.
+        graph: normalised adjacency over users and items, see :func:`~infodcl_geo.graph.graph.normalized_adjacency`.
         num_users, num_items: M and N.
         dim: embedding size d.
         num_layers: propagation layers K.

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from infodcl_geo.kernels import infonce
 
-from ..graph import Graph, propagate, sparse_matrix
+from ..graph.graph import Graph, propagate, sparse_matrix
 from ..nn.diffusion import Denoiser, ForwardDiffusion, LinearNoise, reverse_process
 from ..nn.losses import bpr_loss, embedding_penalty, reconstruction_loss
 from ..nn.modal import ModalEncoder
-from ..sampling import Batch
-from .base import EmbeddingModel
+from .base import Batch, EmbeddingModel
 
 
 @dataclass(frozen=True)

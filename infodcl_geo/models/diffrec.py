@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..nn.diffusion import ForwardDiffusion, LinearNoise, alpha_bar, reverse_process, time_encoding
-from ..sampling import Batch
-from ..scoring import Scorer, UserRows, chunk_scorer
-from .base import Model
+from .base import Batch, Model
+from .scoring import Scorer, UserRows, chunk_scorer
 
 _DECAY = 0.9
 _FLOOR = 1e-3

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..graph import interaction_graph, to_scipy
+from ..graph.graph import interaction_graph, to_scipy
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def ease_weights(interactions: Tensor, num_users: int, num_items: int, options: 
         options: see :class:`EASEOptions`.
 
     Returns:
-        B ``[N, N]``, float32. See :func:`~infodcl_geo.scoring.item_scorer`.
+        B ``[N, N]``, float32. See :func:`~infodcl_geo.models.scoring.item_scorer`.
 
     Raises:
         ValueError: if the N x N matrices (three at the peak) do not fit into the free memory, with the size in GiB;

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..graph import csr_parts, normalized_interactions
-from ..scoring import Scorer, UserRows, chunk_scorer
-from ..spectral import truncated_svd
+from ..graph.graph import csr_parts, normalized_interactions
+from ..graph.spectral import truncated_svd
+from .scoring import Scorer, UserRows, chunk_scorer
 
 
 @dataclass(frozen=True)

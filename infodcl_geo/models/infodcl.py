@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from infodcl_geo.kernels import infonce
 
-from ..graph import Graph
+from ..graph.graph import Graph
 from ..nn.diffusion import Denoiser, ForwardDiffusion, Schedule
 from ..nn.losses import balance_loss, reconstruction_loss
 from ..nn.psnet import Basis, PSNet
-from ..sampling import Batch
-from .base import EmbeddingModel
+from .base import Batch, EmbeddingModel
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from infodcl_geo.kernels import infonce
 
-from ..graph import Graph, sparse_matrix
+from ..graph.graph import Graph, sparse_matrix
+from ..graph.spectral import truncated_svd
 from ..nn.edges import Edges
-from ..sampling import Batch
-from ..spectral import truncated_svd
+from .base import Batch
 from .lightgcn import LightGCN
 
 
@@ -75,7 +75,7 @@ class LightGCL(LightGCN):
     As in the authors' program the layers are summed, neither averaged nor passed through an activation, the contrast is
     of the sums and not layer by layer, and s the dot product. So scores are K + 1 squared times those of LightGCN with
     the same embeddings. The SVD is exact for small graphs and randomized for large ones
-    (:func:`~infodcl_geo.spectral.truncated_svd`).
+    (:func:`~infodcl_geo.graph.spectral.truncated_svd`).
 
     Args:
         graph, num_users, num_items, shared: as in :class:`~infodcl_geo.models.base.EmbeddingModel`.

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..nn.losses import bpr_loss, embedding_penalty
-from ..sampling import Batch
-from .base import EmbeddingModel
+from .base import Batch, EmbeddingModel
 
 
 class LightGCN(EmbeddingModel):

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from infodcl_geo.kernels import infonce
 
-from ..graph import Graph
-from ..sampling import Batch
+from ..graph.graph import Graph
+from .base import Batch
 from .lightgcn import LightGCN
 
 

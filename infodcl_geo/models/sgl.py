@@ -11,9 +11,9 @@ from torch import Tensor
 
 from infodcl_geo.kernels import infonce
 
-from ..graph import Graph
+from ..graph.graph import Graph
 from ..nn.edges import Edges
-from ..sampling import Batch
+from .base import Batch
 from .lightgcn import LightGCN
 
 Augmentation = Literal["edge", "node", "walk"]

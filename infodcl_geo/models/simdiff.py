@@ -10,12 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..graph import Graph, propagate
+from ..graph.graph import Graph, propagate
 from ..nn.diffusion import Denoiser, ForwardDiffusion, Sampler, Schedule, reverse_process
 from ..nn.losses import balance_loss, bpr_loss, embedding_penalty, reconstruction_loss
 from ..nn.modal import ModalEncoder
-from ..sampling import Batch
-from .base import EmbeddingModel
+from .base import Batch, EmbeddingModel
 
 _CHUNK = 8192
 

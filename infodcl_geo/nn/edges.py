@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..graph import Graph, csr_parts
+from ..graph.graph import Graph, csr_parts
 
 
 class Edges(nn.Module):
@@ -16,7 +16,7 @@ class Edges(nn.Module):
     moved, and an interaction that is left out is an explicit zero.
 
     Args:
-        graph: of :func:`~infodcl_geo.graph.normalized_adjacency`.
+        graph: of :func:`~infodcl_geo.graph.graph.normalized_adjacency`.
     """
 
     users: Tensor

@@ -2,7 +2,7 @@
 
 They take adjacency as PyG's layers do, in four forms that give equal numbers: ``edge_index`` ``[2, E]`` (sources above
 targets) with optional weights, torch CSR or ``SparseTensor`` with targets as rows (PyG's ``adj_t``), and this library's
-:class:`~infodcl_geo.graph.Graph`, rows again the targets. Results are differentiable in vectors, not in weights.
+:class:`~infodcl_geo.graph.graph.Graph`, rows again the targets. Results are differentiable in vectors, not in weights.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ..channels import weighted_mean
-from ..graph import Graph, csr_parts, propagate, sparse_matrix
+from ..graph.graph import Graph, csr_parts, propagate, sparse_matrix
+from ..graph.similarity import weighted_mean
 
 Adjacency: TypeAlias = Any
 """``Adj`` of ``torch_geometric.typing`` (``edge_index`` or ``SparseTensor``), a torch CSR tensor, or a ``Graph``."""
 
 
 def as_graph(adj: Adjacency, edge_weight: Tensor | None = None, size: tuple[int, int] | None = None) -> Graph:
-    """A :class:`~infodcl_geo.graph.Graph` whose product sums over sources, from any form of adjacency.
+    """A :class:`~infodcl_geo.graph.graph.Graph` whose product sums over sources, from any form of adjacency.
 
     Args:
         adj: see the module.

@@ -4,27 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ..models.base import Batch
+
 Anchors = Literal["items", "positives", "unique"]
-
-
-class Batch(NamedTuple):
-    """One training step's rows, all int64."""
-
-    users: Tensor
-    """``[B]``"""
-    positives: Tensor
-    """``[B]`` items of the users' training interactions"""
-    negatives: Tensor
-    """``[B]`` items that are not"""
-    anchors: Tensor
-    """``[A]`` items whose embeddings are diffused and contrasted; empty in a step without diffusion"""
-    anchor_weight: float
-    """steps of the epoch for each step with diffusion, which makes up for the steps without"""
 
 
 class NegativeSampler:

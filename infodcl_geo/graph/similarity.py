@@ -13,6 +13,27 @@ from torch import Tensor
 
 from .graph import Graph, from_scipy, sparse_matrix, to_scipy
 
+
+def weighted_mean(graph: Graph, x: Tensor, fallback: Tensor) -> Tensor:
+    """Row-wise weighted mean of ``x`` over the neighbours; rows without neighbours take ``fallback``."""
+    total = graph @ x.new_ones(x.size(0), 1)
+    return torch.where(total > 0, (graph @ x) / total.clamp(min=torch.finfo(x.dtype).tiny), fallback)
+
+
+def top_k_product(left: Any, right: Any, top_k: int, chunk_size: int = 2048) -> Graph:
+    """The ``top_k`` largest entries of each row of a scipy product, without the diagonal, some rows at a time."""
+    import scipy.sparse as sp
+
+    blocks = []
+    for start in range(0, left.shape[0], chunk_size):
+        block = (left[start : start + chunk_size] @ right).tocsr()
+        row = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
+        block.data[block.indices == start + row] = 0.0
+        block.eliminate_zeros()
+        blocks.append(keep_top_k(block, top_k))
+    return Graph(from_scipy(sp.vstack(blocks, format="csr")))
+
+
 MAX_PAIRS = 2**32
 """Default bound of the pairs that an intersection count looks at; the user graph of MovieLens-1M has 0.25 billion."""
 

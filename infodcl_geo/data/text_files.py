@@ -268,7 +268,7 @@ def _require_a_header(header: Sequence[str], where: str) -> None:
 
 
 def _pairs_or_adjacency(file: Path, rows: list[list[str]]) -> Format:
-    """The rule of :func:`~infodcl_geo.interactions.load_interactions`."""
+    """The rule of :func:`~infodcl_geo.data.interactions.load_interactions`."""
     counts = [len(r) for r in rows]
     widest = max(counts)
     common = max(set(counts), key=counts.count)

@@ -11,12 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .channels import Channel
-from .graph import Graph, csr_parts, interaction_graph, sparse_matrix, to_scipy
-from .interactions import Interactions
-from .models.infodcl import InfoDCLOptions
-from .nn.psnet import PSNet
-from .similarity import cosine_graph
+from ..data.interactions import Interactions
+from ..graph.graph import Graph, interaction_graph, to_scipy
+from ..graph.similarity import cosine_graph
+from ..nn.psnet import PSNet
+from .base import Channel
+from .shuffle import shuffled
 
 _IntArray = npt.NDArray[np.int64]
 _LOOK_UPS = 2**22
@@ -136,7 +136,6 @@ def inspect_channel(
     data: Interactions,
     channel: Channel,
     *,
-    options: InfoDCLOptions | None = None,
     neighbours: int = 20,
     shuffles: int = 20,
     max_pairs: int = 10_000,
@@ -151,7 +150,6 @@ def inspect_channel(
     Args:
         data: its training and validation splits are used.
         channel: what to inspect.
-        options: scale of the metadata and settings of PSNet for :func:`signal_to_noise`; the model's defaults.
         neighbours: of a channel without a graph, how many items of largest cosine of the metadata stand for it; items
             that are not covered have none.
         shuffles, max_pairs: see :func:`agreement`.
@@ -179,7 +177,7 @@ def inspect_channel(
         channel.graph is None,
         degrees(graph),
         found,
-        signal_to_noise(channel.metadata, options, seed=seed),
+        signal_to_noise(channel.metadata, seed=seed),
         threshold,
     )
     if found is not None and report.carries_nothing:
@@ -374,89 +372,15 @@ def _shares(
     return np.divide(result, total[rows], out=np.zeros(len(rows)), where=total[rows] > 0)
 
 
-def shuffled(graph: Graph, generator: torch.Generator | None = None, *, swaps: float = 4.0) -> Graph:
-    r"""A random graph with the same degrees: ends of edges are exchanged, :math:`ab, cd \to ad, cb`.
-
-    Double edge swaps of all edges at once, paired at random: an exchange is made unless it would give a loop or an edge
-    that is already there. Every row keeps its number of entries and every column as well; a weight stays with the
-    row's end of its edge, so that rows keep their weights too. A symmetric graph stays symmetric (its edges are
-    exchanged as undirected ones, either end of a weight may move). The diagonal stays as it is.
-
-    Args:
-        graph: square.
-        generator: source of randomness, on the CPU.
-        swaps: how many times each edge is exchanged on average; a graph in which hardly any exchange is possible,
-            because hubs are joined to everything, stops earlier.
-
-    Returns:
-        The shuffled graph, on the device of ``graph``.
-
-    Raises:
-        ValueError: if the graph is not square.
-    """
-    size = graph.shape[0]
-    if graph.shape != (size, size):
-        raise ValueError(f"only the edges of a square graph can be shuffled, not of {graph.shape}")
-    seed = int(torch.randint(2**62, (), generator=generator))
-    rng = np.random.default_rng(seed)
-    matrix = to_scipy(graph.matrix)
-    symmetric = graph.t() is graph or (matrix != matrix.T).nnz == 0
-    row = np.repeat(np.arange(size), np.diff(matrix.indptr))
-    col, weight = matrix.indices.astype(np.int64), matrix.data
-    loop = row == col
-    kept = (row < col) if symmetric else ~loop
-    a, b = _exchange(row[kept], col[kept], size, rng, undirected=symmetric, swaps=swaps)
-    rows, cols, weights = [row[loop], a], [col[loop], b], [weight[loop], weight[kept]]
-    if symmetric:
-        rows, cols, weights = [*rows, b], [*cols, a], [*weights, weight[kept]]
-    parts = (torch.from_numpy(np.concatenate(part)) for part in (rows, cols, weights))
-    row_, col_, weight_ = parts
-    dtype = csr_parts(graph.matrix)[2].dtype
-    result = Graph(sparse_matrix(row_, col_, weight_.to(dtype), (size, size)), symmetric=symmetric)
-    return result.to(graph.device)
-
-
-def _exchange(
-    row: _IntArray, col: _IntArray, size: int, rng: np.random.Generator, *, undirected: bool, swaps: float
-) -> tuple[_IntArray, _IntArray]:
-    """Ends of the edges after random exchanges, see :func:`shuffled`."""
-    row, col, edges = row.copy(), col.copy(), len(row)
-
-    def key(a: _IntArray, b: _IntArray) -> _IntArray:
-        return np.minimum(a, b) * size + np.maximum(a, b) if undirected else a * size + b
-
-    moved = 0
-    for _ in range(round(16 * swaps)):
-        if edges < 2 or moved >= swaps * edges:
-            break
-        if undirected:
-            flip = rng.random(edges) < 0.5
-            row[flip], col[flip] = col[flip], row[flip]
-        order = rng.permutation(edges)
-        one, other = order[: edges // 2], order[edges // 2 : edges // 2 * 2]
-        new = np.concatenate([key(row[one], col[other]), key(row[other], col[one])])
-        # An edge may arise once, and only where there is none: neither now nor by another exchange of this round.
-        every = np.concatenate([key(row, col), new])
-        by_key = every.argsort()
-        again = every[by_key[1:]] == every[by_key[:-1]]
-        taken = np.zeros(len(every), dtype=bool)
-        taken[by_key[1:][again]] = True
-        taken[by_key[:-1][again]] = True
-        refused = taken[edges:].reshape(2, -1).any(0) | (row[one] == col[other]) | (row[other] == col[one])
-        one, other = one[~refused], other[~refused]
-        col[one], col[other] = col[other], col[one]
-        moved += 2 * len(one)
-    return row, col
-
-
 @torch.no_grad()
 def signal_to_noise(
     metadata: Tensor,
-    options: InfoDCLOptions | None = None,
     *,
+    scale: float = 2.0,
     max_items: int = 2048,
     draws: int = 16,
     seed: int = 0,
+    **settings: Any,
 ) -> float:
     r"""Signal-to-noise ratio of PSNet's informative noise for a channel, before training.
 
@@ -473,10 +397,11 @@ def signal_to_noise(
 
     Args:
         metadata: ``[N, d]``, at any scale; scaled as the model does.
-        options: scale of the metadata and settings of PSNet; the model's defaults.
+        scale: root mean square that the model gives the metadata, its ``metadata_scale``.
         max_items: items looked at, at most.
         draws: Gaussian draws for each item, at least 2.
         seed: of PSNet's weights, items and draws.
+        settings: further arguments of :class:`~infodcl_geo.nn.PSNet`.
 
     Returns:
         The ratio, 0 or more.
@@ -486,18 +411,11 @@ def signal_to_noise(
     """
     if len(metadata) < 2 or draws < 2:
         raise ValueError(f"a variance needs at least 2 items and draws, not {len(metadata)} and {draws}")
-    options = options or InfoDCLOptions()
     rms = metadata.square().mean().sqrt().clamp(min=torch.finfo(metadata.dtype).tiny)
-    scaled = metadata * (options.metadata_scale / rms)
+    scaled = metadata * (scale / rms)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = PSNet(
-            metadata.size(1),
-            basis=options.basis,
-            spectral=options.spectral,
-            contextual=options.contextual,
-            gate=options.gate,
-        ).fit(scaled)
+        network = PSNet(metadata.size(1), **settings).fit(scaled)
         sample = scaled[torch.randperm(len(scaled))[:max_items].sort().values]
         total, squares = torch.zeros(sample.shape, dtype=torch.float64), torch.zeros(sample.shape, dtype=torch.float64)
         for _ in range(draws):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .scoring import Scorer, UserRows
+from ..models.scoring import Scorer, UserRows
 
 METRICS = ("recall", "ndcg", "precision", "mrr", "hit")
 DEGREES = (5, 10, 15, 20, 25)
@@ -52,7 +52,7 @@ def rank_items(
     """The ``k`` best items of each user, seen items left out.
 
     Args:
-        scorer: see :data:`~infodcl_geo.scoring.Scorer`.
+        scorer: see :data:`~infodcl_geo.models.scoring.Scorer`.
         users: sorted distinct users ``[n]``.
         seen: pairs ``[2, E]`` that must not be recommended (training interactions, say).
         chunk_size: users scored at a time.
@@ -113,7 +113,7 @@ def evaluate(
         \text{ndcg@}k = \frac{\sum_{j \le k} h_j / \log_2(j+1)}{\sum_{j \le \min(k, |T_u|)} 1 / \log_2(j+1)}.
 
     Args:
-        scorer: see :data:`~infodcl_geo.scoring.Scorer`; propagate before, not inside.
+        scorer: see :data:`~infodcl_geo.models.scoring.Scorer`; propagate before, not inside.
         held_out: pairs ``[2, E]`` of the validation or the test split.
         seen: pairs left out of the ranking (training interactions; also validation ones where that is wanted).
         ks: cut-offs.

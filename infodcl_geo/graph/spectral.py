@@ -2,13 +2,89 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .graph import Graph, to_scipy
+from .graph import Graph, normalized_interactions, to_scipy
+
+DEFAULT_SMOOTHING = 0.75
+"""Where none is given and none chosen."""
+
+
+@dataclass(frozen=True)
+class SVDOptions:
+    """Settings of :func:`spectral_embeddings`.
+
+    Args:
+        smoothing: share of the mean degree that is added to every degree before the matrix is normalised. If missing,
+            a training run chooses it on validation (:func:`~infodcl_geo.experiment.spectral_vectors`); where nothing
+            is chosen it is 0.75.
+        power: exponent of the singular values in the vectors of either side.
+    """
+
+    smoothing: float | None = None
+    power: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("smoothing", "power"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name} cannot be negative: {value}")
+
+
+def spectral_embeddings(
+    interactions: Tensor,
+    num_users: int,
+    num_items: int,
+    dim: int,
+    options: SVDOptions = SVDOptions(),
+    *,
+    method: SVDMethod = "auto",
+    seed: int = 0,
+) -> tuple[Tensor, Tensor]:
+    r"""Closed-form pretraining: the rank-``dim`` truncated SVD of the normalised interaction matrix.
+
+    .. math:: \tilde A \approx P \Sigma Q^\top, \qquad p_u = P_u \Sigma^{\beta}, \quad q_i = Q_i \Sigma^{\beta}
+
+    A stand-in for LightGCN pretraining that takes seconds. With :math:`\beta = 1/2`, :math:`p_u^\top q_i` is the best
+    rank-``dim`` approximation of :math:`\tilde A_{ui}`; larger powers favour components of large singular values, as
+    propagation does. Degrees are smoothed (:func:`~infodcl_geo.graph.graph.normalized_interactions`), as in SVD-GCN
+    (Peng et al., CIKM 2022) and in regularised spectral clustering (Amini et al., Annals of Statistics 41, 2013):
+    without it the leading components describe small parts of the graph and nodes of few interactions. The sign of
+    each component is fixed: the entry of largest magnitude of each item component is positive.
+
+    Args:
+        interactions: training pairs, int64 ``[2, E]``.
+        dim: number of components; at most ``min(num_users, num_items) - 1``, missing ones are filled with zeros.
+        options: smoothing and power :math:`\beta`.
+        method: of :func:`~infodcl_geo.graph.spectral.truncated_svd`: exact up to 200,000 users and items together, a
+            randomized subspace beyond.
+        seed: of the solver's start vectors.
+
+    Returns:
+        User vectors ``[num_users, dim]`` and item vectors ``[num_items, dim]``, float32.
+
+    Raises:
+        ValueError: if there are fewer than two users or items.
+    """
+    smoothing = DEFAULT_SMOOTHING if options.smoothing is None else options.smoothing
+    graph = normalized_interactions(interactions, num_users, num_items, smoothing=smoothing)
+    rank = min(dim, min(graph.shape) - 1)
+    if rank < 1:
+        raise ValueError(f"a {num_users} x {num_items} interaction matrix has no truncated SVD")
+    users, values, items = truncated_svd(graph, rank, method=method, seed=seed)
+    sign = torch.where(items.amax(0) >= -items.amin(0), 1.0, -1.0)
+    users *= sign * values**options.power
+    items *= sign * values**options.power
+    if rank < dim:
+        users, items = F.pad(users, (0, dim - rank)), F.pad(items, (0, dim - rank))
+    return users, items
+
 
 SVDMethod = Literal["auto", "exact", "randomized"]
 

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from .ids import IdMap, IntArray, InteractionError, InteractionWarning, UnknownIdError, one_line, warn
-from .readers import check_finite, find_files, from_edges, read
+from .readers import find_files, read
 from .text_files import Column, Columns, Format, Ids, Table
 
 if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
+    pass
 
 __all__ = [
     "IdMap",
@@ -37,7 +37,6 @@ __all__ = [
     "Interactions",
     "Split",
     "UnknownIdError",
-    "from_hetero_data",
     "load_interactions",
     "split_interactions",
 ]
@@ -252,66 +251,6 @@ def load_interactions(
         k_core=k_core,
         seed=seed,
     )
-
-
-def from_hetero_data(
-    data: HeteroData,
-    *,
-    edge_type: tuple[str, str, str] | None = None,
-    valid: Tensor | None = None,
-    test: Tensor | None = None,
-    split: Split = Split(),
-    min_rating: float | None = None,
-    k_core: int = 0,
-    seed: int = 0,
-    name: str = "hetero-data",
-) -> Interactions:
-    """Interactions of a PyG graph; raw ids are node numbers.
-
-    Ratings and times are the edge attributes ``rating`` and ``time``, where there are.
-
-    Args:
-        data: the graph.
-        edge_type: the edges from users to items; default: the only edge type between two different node types that is
-            not a reverse (``rev_...``), or the only one of these from nodes called ``user``.
-        valid: validation edges ``[2, E]``, if the graph's edges are for training only.
-        test: test edges ``[2, E]``, if the graph's edges are for training only.
-        split: how to split what is not split yet, as in :func:`load_interactions`.
-        min_rating: as in :func:`load_interactions`; ``valid`` and ``test`` edges have no rating and all stay.
-        k_core: as in :func:`load_interactions`.
-        seed: of the random split.
-        name: what to call the data.
-
-    Raises:
-        InteractionError: if there are no such edges.
-    """
-    if edge_type is None:
-        candidates = [t for t in data.edge_types if t[0] != t[2] and not t[1].startswith("rev_")]
-        if len(candidates) > 1:
-            candidates = [t for t in candidates if t[0] == "user"]
-        if len(candidates) != 1:
-            raise InteractionError(f"HeteroData: name the user-item edges with edge_type=, one of {data.edge_types}")
-        edge_type = candidates[0]
-    if edge_type not in data.edge_types:
-        raise InteractionError(f"HeteroData: no edges {edge_type}; there are {data.edge_types}")
-    store = data[edge_type]
-    source = f"HeteroData {edge_type}"
-    if "edge_index" not in store:
-        raise InteractionError(f"{source}: no edge_index")
-    parts = {"train": store.edge_index, "valid": valid, "test": test}
-    tables = {p: from_edges(f"{source} {p}", edges) for p, edges in parts.items() if edges is not None}
-    count = len(tables["train"])
-    attributes: dict[str, Any] = {}
-    for key in ("rating", "time"):
-        values = store.get(key)
-        if values is not None:
-            values = np.asarray(torch.as_tensor(values).detach().cpu())
-            if values.shape != (count,):
-                raise InteractionError(f"{source}: {key} has shape {values.shape}, not one value for {count} edges")
-            check_finite(source, key, values)
-            attributes[key] = values
-    tables["train"] = replace(tables["train"], **attributes)
-    return _assemble(tables, name=name, source=source, split=split, min_rating=min_rating, k_core=k_core, seed=seed)
 
 
 def split_interactions(

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .evaluation import Ranking, evaluate
-from .interactions import Interactions
-from .models.base import Model
+from ..data.interactions import Interactions
+from ..evaluation.ranking import Ranking, evaluate
+from ..models.base import Model
+from ..models.scoring import Scorer
 from .optim import LazyAdam
 from .sampling import Anchors, BatchSampler
-from .scoring import Scorer
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class TrainOptions:
         batch_size: interactions a step.
         lr: learning rate of Adam.
         adam: 'dense' passes over the whole embedding tables in each step, 'lazy' over the rows that the step looked
-            up (:class:`~infodcl_geo.optim.LazyAdam`, the same method), which MF and InfoDCL with sampled candidates
+            up (:class:`~infodcl_geo.training.optim.LazyAdam`, the same method), which MF and InfoDCL with sampled candidates
             allow; 'auto' is lazy for those of at least 200,000 users and items.
         anchors: items that InfoDCL diffuses in a step: 'items' (each item once an epoch), 'positives' (the batch's
             positive items) or 'unique' (those without repeats).

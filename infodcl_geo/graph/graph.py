@@ -169,7 +169,7 @@ def interaction_graph(interactions: Tensor, num_users: int, num_items: int) -> G
 
     Args:
         interactions: int64 ``[2, E]``, users above items, without duplicates (a split of
-            :class:`~infodcl_geo.interactions.Interactions`).
+            :class:`~infodcl_geo.data.interactions.Interactions`).
     """
     return Graph(sparse_matrix(interactions[0], interactions[1], None, (num_users, num_items)))
 

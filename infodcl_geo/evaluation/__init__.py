@@ -1,0 +1,1 @@
+"""All-ranking evaluation, groups of users and items, and significance."""

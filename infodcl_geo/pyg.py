@@ -1,0 +1,264 @@
+"""PyG graphs to interactions and side information, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .data.ids import IdMap, InteractionError
+from .data.readers import check_finite, from_edges
+
+if TYPE_CHECKING:
+    from torch_geometric.data import HeteroData
+from typing import TYPE_CHECKING
+
+from .channels.base import _warn
+from .channels.knowledge import EdgeType, KnowledgeGraph, sorted_triples
+from .channels.modal import ItemFeatures
+from .channels.social import SocialGraph
+from .data.interactions import Interactions, Split, _assemble
+
+
+def from_hetero_data(
+    data: HeteroData,
+    *,
+    edge_type: tuple[str, str, str] | None = None,
+    valid: Tensor | None = None,
+    test: Tensor | None = None,
+    split: Split = Split(),
+    min_rating: float | None = None,
+    k_core: int = 0,
+    seed: int = 0,
+    name: str = "hetero-data",
+) -> Interactions:
+    """Interactions of a PyG graph; raw ids are node numbers.
+
+    Ratings and times are the edge attributes ``rating`` and ``time``, where there are.
+
+    Args:
+        data: the graph.
+        edge_type: the edges from users to items; default: the only edge type between two different node types that is
+            not a reverse (``rev_...``), or the only one of these from nodes called ``user``.
+        valid: validation edges ``[2, E]``, if the graph's edges are for training only.
+        test: test edges ``[2, E]``, if the graph's edges are for training only.
+        split: how to split what is not split yet, as in :func:`load_interactions`.
+        min_rating: as in :func:`load_interactions`; ``valid`` and ``test`` edges have no rating and all stay.
+        k_core: as in :func:`load_interactions`.
+        seed: of the random split.
+        name: what to call the data.
+
+    Raises:
+        InteractionError: if there are no such edges.
+    """
+    if edge_type is None:
+        candidates = [t for t in data.edge_types if t[0] != t[2] and not t[1].startswith("rev_")]
+        if len(candidates) > 1:
+            candidates = [t for t in candidates if t[0] == "user"]
+        if len(candidates) != 1:
+            raise InteractionError(f"HeteroData: name the user-item edges with edge_type=, one of {data.edge_types}")
+        edge_type = candidates[0]
+    if edge_type not in data.edge_types:
+        raise InteractionError(f"HeteroData: no edges {edge_type}; there are {data.edge_types}")
+    store = data[edge_type]
+    source = f"HeteroData {edge_type}"
+    if "edge_index" not in store:
+        raise InteractionError(f"{source}: no edge_index")
+    parts = {"train": store.edge_index, "valid": valid, "test": test}
+    tables = {p: from_edges(f"{source} {p}", edges) for p, edges in parts.items() if edges is not None}
+    count = len(tables["train"])
+    attributes: dict[str, Any] = {}
+    for key in ("rating", "time"):
+        values = store.get(key)
+        if values is not None:
+            values = np.asarray(torch.as_tensor(values).detach().cpu())
+            if values.shape != (count,):
+                raise InteractionError(f"{source}: {key} has shape {values.shape}, not one value for {count} edges")
+            check_finite(source, key, values)
+            attributes[key] = values
+    tables["train"] = replace(tables["train"], **attributes)
+    return _assemble(tables, name=name, source=source, split=split, min_rating=min_rating, k_core=k_core, seed=seed)
+
+
+@dataclass(frozen=True, eq=False)
+class SideInformation:
+    """Everything known beside the interactions."""
+
+    social: SocialGraph | None = None
+    knowledge: KnowledgeGraph | None = None
+    features: tuple[ItemFeatures, ...] = ()
+
+
+_PARTS = ("train", "valid", "test")
+
+
+def to_hetero_data(data: Interactions, side: SideInformation = SideInformation()) -> HeteroData:
+    """All of it as one PyG graph, without loss: :func:`from_hetero_graph` gives it back.
+
+    Nodes are ``user``, ``item`` and ``entity`` with their raw ids under ``raw_id``. Edges are
+    ``(user, interacts, item)`` (training pairs as ``edge_index``, the held-out ones as ``valid_edge_index`` and
+    ``test_edge_index``, so that no layer sees them by accident), ``(user, follows, user)`` with ``edge_weight``,
+    ``(item, is, entity)``, and ``(entity, <relation>, entity)`` for each relation. Features are ``x_<name>`` of the
+    items, with the mask ``x_<name>_covered``.
+    """
+    from torch_geometric.data import HeteroData
+
+    graph = HeteroData()
+    graph.data_name, graph.generated = data.name, data.generated
+    for kind, ids in (("user", data.user_ids), ("item", data.item_ids)):
+        graph[kind].num_nodes, graph[kind].raw_id = len(ids), _raw(ids)
+    interacts = graph["user", "interacts", "item"]
+    interacts.edge_index, interacts.valid_edge_index, interacts.test_edge_index = data.train, data.valid, data.test
+    if side.social is not None:
+        follows = graph["user", "follows", "user"]
+        follows.edge_index, follows.edge_weight, follows.source = (
+            side.social.edges,
+            side.social.weight,
+            side.social.source,
+        )
+    if side.knowledge is not None:
+        known = side.knowledge
+        graph["entity"].num_nodes, graph["entity"].raw_id = len(known.entity_ids), _raw(known.entity_ids)
+        graph["entity"].relation_raw_id, graph["entity"].source = _raw(known.relation_ids), known.source
+        items = known.linked.nonzero().squeeze(1)
+        graph["item", "is", "entity"].edge_index = torch.stack([items, known.item_entity[items]])
+        head, relation, tail = known.triples
+        for number, name in enumerate(known.relation_ids.raw):
+            own = relation == number
+            graph["entity", str(name), "entity"].edge_index = torch.stack([head[own], tail[own]])
+    for features in side.features:
+        graph["item"][f"x_{features.name}"] = features.values
+        graph["item"][f"x_{features.name}_covered"] = features.covered
+        graph["item"][f"x_{features.name}_source"] = features.source
+    return graph
+
+
+def from_hetero_graph(graph: HeteroData) -> tuple[Interactions, SideInformation]:
+    """What :func:`to_hetero_data` was given, ids, splits, relation types and features included.
+
+    Raises:
+        InteractionError: if the graph is not laid out like that; for others there are
+            :func:`~infodcl_geo.interactions.from_hetero_data` and :func:`side_information_from_hetero_data`.
+    """
+    try:
+        interacts = graph["user", "interacts", "item"]
+        users, items = _ids_of(graph["user"].raw_id), _ids_of(graph["item"].raw_id)
+        data = Interactions(
+            interacts.edge_index,
+            interacts.valid_edge_index,
+            interacts.test_edge_index,
+            num_users=len(users),
+            num_items=len(items),
+            user_ids=users,
+            item_ids=items,
+            name=graph.data_name,
+            generated=graph.generated,
+        )
+    except (AttributeError, KeyError) as error:
+        raise InteractionError(f"HeteroData: not of to_hetero_data ({error}); use from_hetero_data") from None
+    social = knowledge = None
+    if ("user", "follows", "user") in graph.edge_types:
+        follows = graph["user", "follows", "user"]
+        social = SocialGraph.from_edges(follows.edge_index, len(users), follows.edge_weight, follows.source)
+    if "entity" in graph.node_types:
+        entities, relations = _ids_of(graph["entity"].raw_id), _ids_of(graph["entity"].relation_raw_id)
+        parts = []
+        for number, name in enumerate(relations.raw):
+            head, tail = graph["entity", str(name), "entity"].edge_index
+            parts.append(torch.stack([head, torch.full_like(head, number), tail]))
+        item_entity = torch.full((len(items),), -1)
+        linked, entity = graph["item", "is", "entity"].edge_index
+        item_entity[linked] = entity
+        triples = torch.cat(parts, dim=1) if parts else torch.empty(3, 0, dtype=torch.int64)
+        knowledge = KnowledgeGraph(triples, item_entity, entities, relations, graph["entity"].source)
+    names = [key[2 : -len("_covered")] for key in graph["item"] if key.startswith("x_") and key.endswith("_covered")]
+    store = graph["item"]
+    features = tuple(
+        ItemFeatures(store[f"x_{name}"], store[f"x_{name}_covered"], name, store[f"x_{name}_source"]) for name in names
+    )
+    return data, SideInformation(social, knowledge, features)
+
+
+def side_information_from_hetero_data(
+    graph: HeteroData,
+    data: Interactions,
+    *,
+    user: str = "user",
+    item: str = "item",
+    social: EdgeType | None = None,
+    knowledge: Sequence[EdgeType] = (),
+    features: Sequence[str] = (),
+) -> SideInformation:
+    """Side information of a PyG graph of anybody's, whose node and edge types the caller names.
+
+    Args:
+        graph: the graph.
+        data: its interactions, from :func:`~infodcl_geo.interactions.from_hetero_data`: raw ids are node numbers.
+        user: node type of the users.
+        item: node type of the items.
+        social: edges between users; weights are the edges' ``edge_weight`` where there are.
+        knowledge: edges between nodes of any types, each type one relation; an item is the entity of its node.
+        features: attributes of the item nodes, each ``[nodes, f]``.
+
+    Raises:
+        InteractionError: if the graph does not have what is named.
+    """
+    for edge_type in (*knowledge, *([social] if social else [])):
+        if edge_type not in graph.edge_types:
+            raise InteractionError(f"HeteroData: no edges {edge_type}; there are {graph.edge_types}")
+    friends = None
+    if social is not None:
+        if (social[0], social[2]) != (user, user):
+            raise InteractionError(f"HeteroData: {social} are not edges between nodes of type {user!r}")
+        rows = torch.from_numpy(data.user_ids.encode(graph[social].edge_index.numpy().ravel(), missing=-1)).view(2, -1)
+        known = (rows >= 0).all(0)
+        if not bool(known.all()):
+            _warn(f"HeteroData {social}: {int((~known).sum())} of {known.numel()} edges of users without interactions")
+        weight = graph[social].get("edge_weight")
+        source = f"{social}: {int(known.sum())} of {known.numel()} edges"
+        friends = SocialGraph.from_edges(
+            rows[:, known], data.num_users, None if weight is None else weight[known], source
+        )
+    facts = _knowledge_from_hetero_data(graph, data, item, knowledge) if knowledge else None
+    found = []
+    for name in features:
+        values = graph[item].get(name)
+        if not isinstance(values, Tensor):
+            raise InteractionError(f"HeteroData: nodes of type {item!r} have no tensor {name!r}")
+        found.append(ItemFeatures.from_matrix(values[torch.from_numpy(data.item_ids.raw.copy())], name))
+    return SideInformation(friends, facts, tuple(found))
+
+
+def _knowledge_from_hetero_data(
+    graph: HeteroData, data: Interactions, item: str, edge_types: Sequence[EdgeType]
+) -> KnowledgeGraph:
+    kinds = [item, *sorted({kind for t in edge_types for kind in (t[0], t[2])} - {item})]
+    sizes = torch.tensor([graph[kind].num_nodes for kind in kinds])
+    offset = dict(zip(kinds, (sizes.cumsum(0) - sizes).tolist(), strict=True))
+    entities = int(sizes.sum())
+    # Edge types may share the name of their relation; the whole type is then the relation.
+    short = [t[1] for t in edge_types]
+    names = short if len(set(short)) == len(short) else ["__".join(t) for t in edge_types]
+    relations = IdMap(np.unique(np.asarray(names, dtype=np.str_)))
+    parts = []
+    for edge_type, number in zip(edge_types, relations.encode(np.asarray(names)), strict=True):
+        head, tail = graph[edge_type].edge_index
+        parts.append(
+            torch.stack([head + offset[edge_type[0]], torch.full_like(head, int(number)), tail + offset[edge_type[2]]])
+        )
+    triples = sorted_triples(torch.cat(parts, dim=1))
+    item_entity = torch.from_numpy(data.item_ids.raw.astype(np.int64))
+    source = f"HeteroData: {triples.size(1)} triples of {len(relations)} relations"
+    return KnowledgeGraph(triples, item_entity, IdMap(np.arange(entities)), relations, source)
+
+
+def _raw(ids: IdMap) -> Tensor | list[str]:
+    return torch.from_numpy(ids.raw.copy()) if ids.raw.dtype.kind == "i" else ids.raw.tolist()
+
+
+def _ids_of(raw: Tensor | list[str]) -> IdMap:
+    return IdMap(raw.numpy() if isinstance(raw, Tensor) else np.asarray(raw, dtype=np.str_))

@@ -1,0 +1,1 @@
+"""Batches, optimizers and the loop that selects the epoch on validation."""
