@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .data.ids import IdMap
 from .data.interactions import Interactions
+from .errors import CheckpointError
 from .evaluation.ranking import Ranking, evaluate, rank_items
 from .experiment import Run
 from .models.diffrec import DiffRec, DiffRecOptions
@@ -24,10 +25,6 @@ from .models.scoring import Scorer, UserRows, dot_scorer, item_scorer
 WEIGHTS, METADATA = "model.safetensors", "model.json"
 _FORMAT = 1
 _RANKING = ("users", "items", "item_weights", "history")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be read; the message is one line and names the file."""
 
 
 @dataclass(frozen=True)

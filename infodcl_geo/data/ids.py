@@ -10,13 +10,15 @@ import warnings
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import InfodclGeoError
+
 IntArray = npt.NDArray[np.int64]
 
 # The modules that reading goes through: a warning is attributed to what called the first of them.
 _READING = {f"{__package__}.{name}" for name in ("ids", "text_files", "readers", "interactions")}
 
 
-class InteractionError(ValueError):
+class InteractionError(InfodclGeoError):
     """The input cannot be used; the message is one line and names the file, and the line or row where there is one."""
 
 

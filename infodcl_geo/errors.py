@@ -1,0 +1,19 @@
+"""The library's own errors. All share one base, and the message of each is one line that says what to do."""
+
+from __future__ import annotations
+
+
+class InfodclGeoError(ValueError):
+    """Base of every error that the library raises on purpose; the message is one line."""
+
+
+class OptionError(InfodclGeoError):
+    """An option, alone or beside others, that cannot be; the message names it."""
+
+
+class TrainingError(InfodclGeoError, FloatingPointError):
+    """Training met a value that is not finite; the message names the model, the step and the term."""
+
+
+class CheckpointError(InfodclGeoError):
+    """A checkpoint that cannot be read; the message is one line and names the file."""
