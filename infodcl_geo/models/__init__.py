@@ -1,45 +1,48 @@
-"""Complete recommenders over the layers of :mod:`infodcl_geo.nn`."""
+"""Complete recommenders over the layers of :mod:`infodcl_geo.nn`, one a file, and the tuple of their recipes."""
 
-from .base import EmbeddingModel, Model
-from .diffcl import DiffCL, DiffCLOptions
-from .diffrec import DiffRec, DiffRecOptions
-from .ease import EASEOptions, ease_weights
-from .gfcf import GFCFOptions, gfcf_factors, gfcf_scorer
-from .infodcl import InfoDCL, InfoDCLOptions
-from .lightgcl import LightGCL, LightGCLOptions
-from .lightgcn import LightGCN
-from .ncl import NCL, NCLOptions
-from .popularity import popularity_embeddings
-from .sgl import SGL, SGLOptions
-from .simdiff import SimDiff, SimDiffOptions
-from .simgcl import SimGCL, SimGCLOptions, XSimGCL, XSimGCLOptions
+from __future__ import annotations
 
-__all__ = [
-    "NCL",
-    "SGL",
-    "DiffCL",
-    "DiffCLOptions",
-    "DiffRec",
-    "DiffRecOptions",
-    "EASEOptions",
-    "EmbeddingModel",
-    "GFCFOptions",
-    "InfoDCL",
-    "InfoDCLOptions",
-    "LightGCL",
-    "LightGCLOptions",
-    "LightGCN",
-    "Model",
-    "NCLOptions",
-    "SGLOptions",
-    "SimDiff",
-    "SimDiffOptions",
-    "SimGCL",
-    "SimGCLOptions",
-    "XSimGCL",
-    "XSimGCLOptions",
-    "ease_weights",
-    "gfcf_factors",
-    "gfcf_scorer",
-    "popularity_embeddings",
-]
+from . import (
+    diffcl,
+    diffrec,
+    ease,
+    gfcf,
+    infodcl,
+    lightgcl,
+    lightgcn,
+    mf,
+    ncl,
+    popularity,
+    sgl,
+    simdiff,
+    simgcl,
+    svd,
+    xsimgcl,
+)
+from .base import Batch, EmbeddingModel, Fitted, Model
+from .find import find_recipe
+from .recipe import Inputs, Recipe
+
+RECIPES: tuple[Recipe, ...] = tuple(
+    module.recipe
+    for module in (
+        infodcl,
+        simdiff,
+        diffcl,
+        mf,
+        lightgcn,
+        simgcl,
+        xsimgcl,
+        sgl,
+        ncl,
+        lightgcl,
+        diffrec,
+        ease,
+        gfcf,
+        svd,
+        popularity,
+    )
+)
+"""The models of the library, in the order of its tables."""
+
+__all__ = ["RECIPES", "Batch", "EmbeddingModel", "Fitted", "Inputs", "Model", "Recipe", "find_recipe"]

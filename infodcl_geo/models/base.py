@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..graph.graph import Graph, propagate
 from ..nn.losses import bpr_loss, embedding_penalty
+from .options import EmbeddingOptions
 from .scoring import Scorer, dot_scorer
+
+Anchors = Literal["items", "positives", "unique"]
 
 
 class Batch(NamedTuple):
@@ -28,7 +32,12 @@ class Batch(NamedTuple):
 
 
 class Model(nn.Module):
-    """What the training loop asks of a recommender: an objective for a batch, and scores when it is done."""
+    """What the training loop and the ranking ask of a recommender."""
+
+    anchors: Anchors = "items"
+    """items whose embeddings a step diffuses or contrasts, see :class:`~infodcl_geo.training.sampling.BatchSampler`"""
+    anchor_batch: int = 1024
+    """items of a step with diffusion, for anchors 'items'"""
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Weighted terms of the objective for one batch; their sum is what the step minimises."""
@@ -46,23 +55,54 @@ class Model(nn.Module):
         """What ranks, with all that can be computed once already computed."""
         raise NotImplementedError
 
+    def state(self) -> dict[str, Tensor]:
+        """Tensors from which it ranks again, by name.
+
+        ``users`` ``[M, d]`` and ``items`` ``[N, d]`` rank by their inner product, ``item_weights`` ``[N, N]`` by sums
+        over the user's training items; a model that ranks otherwise has a ``restore`` in its recipe.
+        """
+        return dict(self.state_dict())
+
+    def notes(self) -> dict[str, dict[str, float]]:
+        """What is worth keeping in a run's metrics beside them: by the name of a channel, numbers by name."""
+        return {}
+
+
+class Fitted(Model):
+    """A closed form: tensors that were computed at once, and what ranks by them.
+
+    Args:
+        tensors: see :meth:`Model.state`.
+        scorer: what ranks.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor], scorer: Scorer) -> None:
+        super().__init__()
+        self.tensors, self._scorer = tensors, scorer
+
+    def scorer(self) -> Scorer:
+        return self._scorer
+
+    def state(self) -> dict[str, Tensor]:
+        return dict(self.tensors)
+
 
 class EmbeddingModel(Model):
-    r"""User and item embeddings, trained by BPR, ranked by inner product after LightGCN propagation.
+    r"""User and item embeddings, ranked by inner product after LightGCN propagation: the base of most models.
 
-    The training objective is a dictionary of weighted terms, whose sum is minimised. On its own this is matrix
-    factorisation: :math:`\mathcal L = w\,\mathcal L_{bpr} + \lambda\,\mathcal L_{reg}` (InfoDCL eq. 12 and 15) on the
-    embeddings as they are, with propagation at inference alone (section 3.4); ``num_layers=0`` is plain MF.
+    A subclass has the objective (:meth:`loss`), and says in ``Options`` what its options are.
 
     Args:
         graph: normalised adjacency over users and items, see :func:`~infodcl_geo.graph.graph.normalized_adjacency`.
         num_users, num_items: M and N.
-        dim: embedding size d.
-        num_layers: propagation layers K.
-        penalty: weight of the squared norms of the batch's embeddings.
-        init_std: standard deviation of the initial embeddings.
-        bpr_weight: weight w of BPR.
+        options: see :class:`~infodcl_geo.models.options.EmbeddingOptions`; each model has its own.
+        changes: single options by name, over ``options``.
     """
+
+    Options: ClassVar[type[EmbeddingOptions]] = EmbeddingOptions
+    """type of the options, whose defaults are the model's"""
+    bpr_weight: float = 1.0
+    """weight w of BPR"""
 
     def __init__(
         self,
@@ -70,20 +110,20 @@ class EmbeddingModel(Model):
         num_users: int,
         num_items: int,
         *,
-        dim: int = 64,
-        num_layers: int = 2,
-        penalty: float = 1e-3,
-        init_std: float = 0.1,
-        bpr_weight: float = 1.0,
+        options: EmbeddingOptions | None = None,
+        **changes: Any,
     ) -> None:
         super().__init__()
         if graph.shape != (num_users + num_items, num_users + num_items):
             raise ValueError(f"{num_users} users and {num_items} items need a graph of their sum, not {graph.shape}")
+        options = replace(options or self.Options(), **changes)
+        self.options: Any = options
         self.graph = graph
-        self.num_users, self.num_items, self.dim = num_users, num_items, dim
-        self.num_layers, self.penalty, self.init_std, self.bpr_weight = num_layers, penalty, init_std, bpr_weight
-        self.user_embedding = nn.Embedding(num_users, dim)
-        self.item_embedding = nn.Embedding(num_items, dim)
+        self.num_users, self.num_items, self.dim = num_users, num_items, options.dim
+        self.num_layers = 1 if options.num_layers is None else options.num_layers
+        self.l2, self.init_std = options.l2, options.init_std
+        self.user_embedding = nn.Embedding(num_users, self.dim)
+        self.item_embedding = nn.Embedding(num_items, self.dim)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -124,17 +164,19 @@ class EmbeddingModel(Model):
         """User and item embeddings ``[M, d]``, ``[N, d]`` after K layers of propagation, differentiable."""
         return self.split(propagate(self.graph, self.nodes(), self.num_layers))
 
-    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    def row_terms(self, batch: Batch) -> dict[str, Tensor]:
+        r"""BPR and the penalty on the embeddings as they are, which read nothing but rows of the tables.
+
+        .. math:: w\,\mathcal L_{bpr} + \lambda\,\mathcal L_{reg}
+
+        (InfoDCL eq. 12 and 15).
+        """
         users = self.user_embedding(batch.users)
         positives, negatives = self.item_embedding(batch.positives), self.item_embedding(batch.negatives)
         return {
             "bpr": self.bpr_weight * bpr_loss(users, positives, negatives),
-            "reg": self.penalty * embedding_penalty(users, positives, negatives),
+            "reg": self.l2 * embedding_penalty(users, positives, negatives),
         }
-
-    def row_tables(self, anchors: int) -> list[nn.Embedding]:
-        # A subclass with an objective of its own knows itself what that reads.
-        return [self.user_embedding, self.item_embedding] if type(self).loss is EmbeddingModel.loss else []
 
     @torch.no_grad()
     def embeddings(self) -> tuple[Tensor, Tensor]:
@@ -143,6 +185,10 @@ class EmbeddingModel(Model):
 
     def scorer(self) -> Scorer:
         return dot_scorer(*self.embeddings())
+
+    def state(self) -> dict[str, Tensor]:
+        users, items = self.embeddings()
+        return {"users": users, "items": items}
 
     def extra_repr(self) -> str:
         return f"users={self.num_users}, items={self.num_items}, dim={self.dim}, num_layers={self.num_layers}"

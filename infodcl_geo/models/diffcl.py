@@ -17,11 +17,13 @@ from ..nn.diffusion import Denoiser, ForwardDiffusion, LinearNoise, reverse_proc
 from ..nn.losses import bpr_loss, embedding_penalty, reconstruction_loss
 from ..nn.modal import ModalEncoder
 from .base import Batch, EmbeddingModel
+from .options import ChannelModelOptions, check
+from .recipe import Recipe, Space, search_contrast, search_embeddings
 
 
 @dataclass(frozen=True)
-class DiffCLOptions:
-    """Hyper-parameters of DiffCL beside those of :class:`~infodcl_geo.models.base.EmbeddingModel`.
+class DiffCLOptions(ChannelModelOptions):
+    """Options of :class:`DiffCL`.
 
     The variants of the paper's Table III: with ``contrast``, ``align`` and ``item_layers`` all 0 it is "baseline"; with
     one or two of them above 0, "diff", "align", "h" and their pairs.
@@ -31,7 +33,7 @@ class DiffCLOptions:
             Recall@20 is lower on Amazon-Office (0.1045, not 0.1110).
         align: weight lambda_align of the distances between the modalities' and the ID embeddings' distributions.
         item_layers: layers of propagation over the graphs of similar items.
-        similar_items: K, neighbours of each item in these graphs, of which it is the first.
+        item_neighbours: K, neighbours of each item in these graphs, of which it is the first.
         temperature: tau of InfoNCE.
         candidates: what a view is contrasted with: 'batch', the other users (items) of the batch, or 'all'.
         steps: T, noise steps of a view and steps back.
@@ -42,10 +44,13 @@ class DiffCLOptions:
         denoising: weight of the reconstruction by which the denoisers learn to denoise; it trains nothing else.
     """
 
+    num_layers: int | None = 2
+    l2: float = 0.001
+    init_std: float = 0.03
     contrast: float = 0.01
     align: float = 0.1
     item_layers: int = 1
-    similar_items: int = 10
+    item_neighbours: int = 10
     temperature: float = 0.4
     candidates: Literal["batch", "all"] = "batch"
     steps: int = 5
@@ -56,14 +61,9 @@ class DiffCLOptions:
     denoising: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("contrast", "align", "item_layers", "denoising"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} cannot be negative: {getattr(self, name)}")
-        for name in ("similar_items", "steps", "time_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, not {self.temperature}")
+        super().__post_init__()
+        counts = ["dim", "item_neighbours", "similar_items", "steps", "time_dim"]
+        check(self, at_least_1=counts, positive=["temperature"])
         LinearNoise(self.noise_scale, self.noise_min, self.noise_max)
 
 
@@ -101,7 +101,7 @@ class _Modality(nn.Module):
         self.items = ModalEncoder(features, num_items, dim)
         self.similar: Graph | None = None
         if options.item_layers:
-            self.similar = similar_items_graph(torch.cat(list(features.values()), dim=1), options.similar_items)
+            self.similar = similar_items_graph(torch.cat(list(features.values()), dim=1), options.item_neighbours)
         self.denoiser = Denoiser(dim, time_dim=options.time_dim) if options.contrast else None
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
@@ -141,7 +141,7 @@ class DiffCL(EmbeddingModel):
     - Penalty: on the embeddings that are scored; the paper's leaves out those of the IDs.
 
     Args:
-        graph, num_users, num_items, shared: as in :class:`~infodcl_geo.models.base.EmbeddingModel`; its ``penalty`` is
+        graph, num_users, num_items, changes: as in :class:`~infodcl_geo.models.base.EmbeddingModel`; its ``l2`` is
             lambda_E, on the batch's users, positives and negatives.
         features: ``[num_items, f]`` by the modality's name, of any widths.
         options: see :class:`DiffCLOptions`.
@@ -150,6 +150,8 @@ class DiffCL(EmbeddingModel):
         ValueError: without features, or if their rows are not the items.
     """
 
+    Options = DiffCLOptions
+
     def __init__(
         self,
         graph: Graph,
@@ -157,13 +159,13 @@ class DiffCL(EmbeddingModel):
         num_items: int,
         features: Mapping[str, Tensor],
         *,
-        options: DiffCLOptions = DiffCLOptions(),
-        **shared: Any,
+        options: DiffCLOptions | None = None,
+        **changes: Any,
     ) -> None:
-        super().__init__(graph, num_users, num_items, **shared)
+        super().__init__(graph, num_users, num_items, options=options, **changes)
         if not features:
             raise ValueError("features of the items are needed, got none")
-        self.options = options
+        options = self.options
         noise = LinearNoise(options.noise_scale, options.noise_min, options.noise_max)
         self.diffusion = ForwardDiffusion(noise, options.steps)
         self.modalities = nn.ModuleDict(
@@ -214,7 +216,7 @@ class DiffCL(EmbeddingModel):
         penalty = torch.stack([embedding_penalty(*(F.embedding(row, x) for row in rows)) for x in [*modal, ids]]).sum()
         terms = {
             "bpr": bpr_loss(*(F.embedding(row, nodes) for row in rows)),
-            "reg": self.penalty * penalty,
+            "reg": self.l2 * penalty,
         }
         if self.options.contrast:
             terms |= self._contrast(encoded, batch, generator)
@@ -253,3 +255,23 @@ def _distance(ids: Tensor, modal: Tensor) -> Tensor:
     """Distance of the columns' means and standard deviations, averaged over the columns."""
     means = (ids.mean(0) - modal.mean(0)).abs().mean()
     return means + (ids.std(0, correction=0) - modal.std(0, correction=0)).abs().mean()
+
+
+def _search(space: Space) -> None:
+    search_embeddings(space)
+    search_contrast(space)
+    space.number("align", 1e-3, 1)
+    space.number("noise_scale", 0.01, 1)
+
+
+recipe = Recipe(
+    name="diffcl",
+    summary="diffused views of each modality, contrasted and aligned by the ID embeddings",
+    paper="Song et al., DiffCL, 2025",
+    options=DiffCLOptions,
+    build=lambda inputs, options: DiffCL(inputs.graph, *inputs.sizes, inputs.metadata, options=options),
+    training={"lr": 0.001},
+    search=_search,
+    reads_channels=True,
+    studied=True,
+)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from ..errors import OptionError
 from ..nn.diffusion import ForwardDiffusion, LinearNoise, alpha_bar, reverse_process, time_encoding
 from .base import Batch, Model
+from .options import ModelOptions, check
+from .recipe import Recipe, Sizes, Space
 from .scoring import Scorer, UserRows, chunk_scorer
 
 _DECAY = 0.9
@@ -16,8 +20,8 @@ _FLOOR = 1e-3
 
 
 @dataclass(frozen=True)
-class DiffRecOptions:
-    """Hyper-parameters of DiffRec; of the shared ones only those of the training loop concern it.
+class DiffRecOptions(ModelOptions):
+    """Options of :class:`DiffRec`.
 
     Args:
         hidden: width of the denoiser's hidden layer.
@@ -43,11 +47,9 @@ class DiffRecOptions:
     importance: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "steps", "time_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is a share below 1, not {self.dropout}")
+        check(self, at_least_1=["hidden", "steps", "time_dim"], shares=["dropout"])
+        if self.dropout == 1:
+            raise OptionError("dropout is a share below 1: nothing would be left")
         LinearNoise(self.noise_scale, self.noise_min, self.noise_max)
 
 
@@ -165,3 +167,28 @@ class DiffRec(Model):
 
     def scorer(self) -> Scorer:
         return chunk_scorer(self.predict, lambda scores, window: scores[:, window].clone())
+
+
+def _restore(state: Mapping[str, Tensor], options: DiffRecOptions, train: Tensor, sizes: Sizes) -> Scorer:
+    model = DiffRec(train, *sizes, options=options)
+    model.load_state_dict(dict(state))
+    return model.scorer()
+
+
+def _search(space: Space) -> None:
+    space.number("lr", 2e-4, 5e-3)
+    space.whole("hidden", 50, 800, log=True)
+    space.number("dropout", 0.1, 0.8, log=False)
+    space.number("noise_scale", 1e-4, 0.1)
+
+
+recipe = Recipe(
+    name="diffrec",
+    summary="diffusion of each user's row of interactions",
+    paper="Wang et al., DiffRec, SIGIR 2023",
+    options=DiffRecOptions,
+    build=lambda inputs, options: DiffRec(inputs.train, *inputs.sizes, options=options),
+    training={"lr": 0.001},
+    search=_search,
+    restore=_restore,
+)

@@ -10,11 +10,15 @@ import torch
 from torch import Tensor
 
 from ..graph.graph import interaction_graph, to_scipy
+from .base import Fitted
+from .options import ModelOptions, check
+from .recipe import Inputs, Recipe, Space
+from .scoring import UserRows, item_scorer
 
 
 @dataclass(frozen=True)
-class EASEOptions:
-    """Hyper-parameters of EASE; those of other models, and the seed, do not concern it.
+class EASEOptions(ModelOptions):
+    """Options of EASE.
 
     Args:
         l2: weight lambda of the squared norm of the item-item weights.
@@ -23,8 +27,7 @@ class EASEOptions:
     l2: float = 200.0
 
     def __post_init__(self) -> None:
-        if not self.l2 > 0:
-            raise ValueError(f"l2 must be positive, not {self.l2}")
+        check(self, positive=["l2"])
 
 
 def ease_weights(interactions: Tensor, num_users: int, num_items: int, options: EASEOptions = EASEOptions()) -> Tensor:
@@ -85,3 +88,23 @@ def _free_bytes(device: torch.device) -> int:
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return 2**63
+
+
+def _build(inputs: Inputs, options: EASEOptions) -> Fitted:
+    weights = ease_weights(inputs.train, *inputs.sizes, options)
+    return Fitted({"item_weights": weights}, item_scorer(UserRows(inputs.train, *inputs.sizes), weights))
+
+
+def _search(space: Space) -> None:
+    space.number("l2", 1, 5000)
+
+
+recipe = Recipe(
+    name="ease",
+    summary="a linear autoencoder over items",
+    paper="Steck, EASE, WWW 2019",
+    options=EASEOptions,
+    build=_build,
+    search=_search,
+    closed_form=True,
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,12 +10,15 @@ from torch import Tensor
 
 from ..graph.graph import csr_parts, normalized_interactions
 from ..graph.spectral import truncated_svd
+from .base import Fitted
+from .options import ModelOptions, check
+from .recipe import Inputs, Recipe, Sizes, Space
 from .scoring import Scorer, UserRows, chunk_scorer
 
 
 @dataclass(frozen=True)
-class GFCFOptions:
-    """Hyper-parameters of GF-CF; those of other models, and the seed, do not concern it.
+class GFCFOptions(ModelOptions):
+    """Options of GF-CF.
 
     Args:
         components: k, singular vectors that the ideal low-pass filter lets pass.
@@ -25,10 +29,7 @@ class GFCFOptions:
     alpha: float = 0.3
 
     def __post_init__(self) -> None:
-        if self.components < 1:
-            raise ValueError(f"components must be at least 1, not {self.components}")
-        if self.alpha < 0:
-            raise ValueError(f"alpha is a weight and cannot be negative: {self.alpha}")
+        check(self, at_least_1=["components"])
 
 
 def gfcf_factors(
@@ -100,3 +101,29 @@ def gfcf_scorer(interactions: Tensor, num_users: int, num_items: int, users: Ten
         return torch.addmm((columns @ smoothed).T, factors, items[start:stop].T)
 
     return chunk_scorer(prepare, score)
+
+
+def _build(inputs: Inputs, options: GFCFOptions) -> Fitted:
+    users, items = gfcf_factors(inputs.train, *inputs.sizes, options)
+    return Fitted({"users": users, "items": items}, gfcf_scorer(inputs.train, *inputs.sizes, users, items))
+
+
+def _restore(state: Mapping[str, Tensor], options: GFCFOptions, train: Tensor, sizes: Sizes) -> Scorer:
+    return gfcf_scorer(train, *sizes, state["users"], state["items"])
+
+
+def _search(space: Space) -> None:
+    space.whole("components", 8, 512, log=True)
+    space.number("alpha", 0.01, 3)
+
+
+recipe = Recipe(
+    name="gfcf",
+    summary="graph filters over the item-item graph",
+    paper="Shen et al., GF-CF, CIKM 2021",
+    options=GFCFOptions,
+    build=_build,
+    search=_search,
+    closed_form=True,
+    restore=_restore,
+)

@@ -12,16 +12,20 @@ from torch import Tensor, nn
 
 from infodcl_geo.kernels import infonce
 
+from ..channels.agreement import row_agreement
+from ..errors import OptionError
 from ..graph.graph import Graph
 from ..nn.diffusion import Denoiser, ForwardDiffusion, Schedule
 from ..nn.losses import balance_loss, reconstruction_loss
 from ..nn.psnet import Basis, PSNet
-from .base import Batch, EmbeddingModel
+from .base import Anchors, Batch, EmbeddingModel
+from .options import ChannelModelOptions, Init, check
+from .recipe import Inputs, Recipe, Space, search_contrast, search_embeddings
 
 
 @dataclass(frozen=True)
-class InfoDCLOptions:
-    """Hyper-parameters of InfoDCL beside those of :class:`~infodcl_geo.models.base.EmbeddingModel`.
+class InfoDCLOptions(ChannelModelOptions):
+    """Options of :class:`InfoDCL`.
 
     Args:
         basis: which SVD PSNet uses: 'population', 'batch' or 'item'.
@@ -46,10 +50,17 @@ class InfoDCLOptions:
         row_weights: how much the items of a channel weigh: by 'agreement' of their metadata with the training
             interactions (:func:`~infodcl_geo.channels.row_agreement`), where a channel is made of more than these, or
             'equal'.
+        anchors: items that are diffused in a step: 'items' (each item once an epoch), 'positives' (the batch's
+            positive items) or 'unique' (those without repeats).
+        anchor_batch: items diffused at once, for anchors 'items'.
         channel_temperature: of the learned weights: the difference in InfoNCE, in nats, that makes one channel weigh
             e times another.
     """
 
+    num_layers: int | None = None
+    l2: float = 0.001
+    init: Init = "pretrained"
+    init_std: float = 0.2
     basis: Basis = "population"
     reconstruction: float = 0.005
     contrast: float = 0.1
@@ -67,24 +78,19 @@ class InfoDCLOptions:
     channel_weights: Literal["equal", "learned"] = "equal"
     row_weights: Literal["agreement", "equal"] = "agreement"
     channel_temperature: float = 0.5
+    anchors: Anchors = "items"
+    anchor_batch: int = 1024
 
     def __post_init__(self) -> None:
-        if not 0 <= self.reconstruction <= 1:
-            raise ValueError(f"reconstruction is a share of the objective, from 0 to 1, not {self.reconstruction}")
-        for name in ("contrast", "balance"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is a weight and cannot be negative: {getattr(self, name)}")
-        for name in ("temperature", "metadata_scale", "channel_temperature"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        if self.candidates < 0:
-            raise ValueError(f"candidates is a number of items, 0 for all, not {self.candidates}")
-        if self.channel_weights not in ("equal", "learned"):
-            raise ValueError(f"channel_weights must be 'equal' or 'learned', not {self.channel_weights!r}")
-        if self.row_weights not in ("agreement", "equal"):
-            raise ValueError(f"row_weights must be 'agreement' or 'equal', not {self.row_weights!r}")
+        super().__post_init__()
+        check(
+            self,
+            at_least_1=["dim", "similar_items", "steps", "anchor_batch"],
+            positive=["temperature", "metadata_scale", "channel_temperature"],
+            shares=["reconstruction"],
+        )
         if self.channel_weights == "learned" and not self.contrast:
-            raise ValueError("learned channel_weights are read off InfoNCE: contrast must be positive")
+            raise OptionError("learned channel_weights are read off InfoNCE: contrast must be positive")
 
 
 def sample_candidates(
@@ -194,7 +200,7 @@ class InfoDCL(EmbeddingModel):
     :math:`w_i`, the balance loss their mean over the batch: items whose metadata are noise are left to the other terms.
 
     Args:
-        graph, num_users, num_items, shared: as in :class:`~infodcl_geo.models.base.EmbeddingModel`.
+        graph, num_users, num_items, changes: as in :class:`~infodcl_geo.models.base.EmbeddingModel`.
         channels: metadata ``[num_items, d]`` by the channel's name; its width is the embedding size.
         row_weights: weights ``[num_items]`` of the items' terms in a channel, by its name; ones where missing.
         options: see :class:`InfoDCLOptions`.
@@ -205,6 +211,8 @@ class InfoDCL(EmbeddingModel):
 
     channel_loss: Tensor
 
+    Options = InfoDCLOptions
+
     def __init__(
         self,
         graph: Graph,
@@ -213,8 +221,8 @@ class InfoDCL(EmbeddingModel):
         channels: Mapping[str, Tensor],
         *,
         row_weights: Mapping[str, Tensor] | None = None,
-        options: InfoDCLOptions = InfoDCLOptions(),
-        **shared: Any,
+        options: InfoDCLOptions | None = None,
+        **changes: Any,
     ) -> None:
         shapes = {tuple(metadata.shape) for metadata in channels.values()}
         if len(shapes) != 1:
@@ -222,15 +230,10 @@ class InfoDCL(EmbeddingModel):
         rows, dim = shapes.pop()
         if rows != num_items:
             raise ValueError(f"channels have {rows} rows for {num_items} items")
-        super().__init__(
-            graph,
-            num_users,
-            num_items,
-            dim=dim,
-            bpr_weight=1 - options.reconstruction,
-            **shared,
-        )
-        self.options = options
+        super().__init__(graph, num_users, num_items, options=options, **{**changes, "dim": dim})
+        options = self.options
+        self.bpr_weight = 1 - options.reconstruction
+        self.anchors, self.anchor_batch = options.anchors, options.anchor_batch
         self.diffusion = ForwardDiffusion(options.schedule, options.steps)
         rows_of = row_weights or {}
         self.channels = nn.ModuleDict(
@@ -245,6 +248,11 @@ class InfoDCL(EmbeddingModel):
             return self.item_embedding.weight.new_ones(len(self.channels))
         return len(self.channels) * torch.softmax(-self.channel_loss / self.options.channel_temperature, 0)
 
+    def notes(self) -> dict[str, dict[str, float]]:
+        rows = self.mean_row_weights()
+        weights = zip(rows, self.channel_weights().tolist(), strict=True)
+        return {name: {"weight": weight, "mean_row_weight": rows[name]} for name, weight in weights}
+
     def mean_row_weights(self) -> dict[str, float]:
         """Mean weight of the items in each channel, by its name; 1 where they are not weighed."""
         found = {}
@@ -255,7 +263,7 @@ class InfoDCL(EmbeddingModel):
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         options, items = self.options, batch.anchors
-        terms = super().loss(batch)
+        terms = self.row_terms(batch)
         if items.numel() == 0:
             return terms
         e = self.item_embedding(items)
@@ -304,3 +312,37 @@ class InfoDCL(EmbeddingModel):
         return lambda generated, how: (
             infonce(generated, candidates, own, temperature, log_q=log_q, reduction=how) - correction
         )
+
+
+def _build(inputs: Inputs, options: InfoDCLOptions) -> InfoDCL:
+    rows = None
+    if options.row_weights == "agreement":
+        told = inputs.new_metadata.items()
+        rows = {name: row_agreement(metadata, inputs.train, *inputs.sizes) for name, metadata in told}
+    return InfoDCL(inputs.graph, *inputs.sizes, inputs.metadata, row_weights=rows, options=options)
+
+
+def _search(space: Space) -> None:
+    search_embeddings(space)
+    search_contrast(space, 1e-3, 1.0)
+    space.number("reconstruction", 1e-3, 0.6)
+    space.number("metadata_scale", 0.3, 10)
+    space.choice("schedule", ["exp", "linear", "cosine", "sqrt"])
+    space.choice("channels", ["item", "user", "both"])
+
+
+recipe = Recipe(
+    name="infodcl",
+    summary="informative noise, one diffusion step as a contrastive view, propagation at inference",
+    paper="InfoDCL, KDD 2026",
+    options=InfoDCLOptions,
+    build=_build,
+    training={"lr": 0.0005},
+    starts={
+        "normal": {"contrast": 0.005, "l2": 0.01, "num_layers": 1, "init_std": 0.02, "lr": 0.005},
+    },
+    search=_search,
+    reads_channels=True,
+    propagates_afterwards=True,
+    studied=True,
+)

@@ -11,16 +11,19 @@ from torch import Tensor
 
 from infodcl_geo.kernels import infonce
 
+from ..errors import OptionError
 from ..graph.graph import Graph, sparse_matrix
 from ..graph.spectral import truncated_svd
 from ..nn.edges import Edges
 from .base import Batch
 from .lightgcn import LightGCN
+from .options import EmbeddingOptions, check
+from .recipe import Recipe, Space, search_contrast, search_embeddings
 
 
 @dataclass(frozen=True)
-class LightGCLOptions:
-    """Hyper-parameters of LightGCL beside those of :class:`~infodcl_geo.models.base.EmbeddingModel`.
+class LightGCLOptions(EmbeddingOptions):
+    """Options of :class:`LightGCL`.
 
     Args:
         rank: q, singular values of the global view.
@@ -33,6 +36,9 @@ class LightGCLOptions:
             scaled up to the same expectation.
     """
 
+    num_layers: int | None = 2
+    l2: float = 0.036
+    init_std: float = 0.01
     rank: int = 5
     contrast: float = 0.002
     temperature: float = 0.2
@@ -41,17 +47,9 @@ class LightGCLOptions:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank must be at least 1, not {self.rank}")
-        if self.contrast < 0:
-            raise ValueError(f"contrast is a weight and cannot be negative: {self.contrast}")
-        for name in ("temperature", "clamp"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        if self.similarity not in ("dot", "cosine"):
-            raise ValueError(f"similarity must be 'dot' or 'cosine', not {self.similarity!r}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is a share below 1, not {self.dropout}")
+        check(self, at_least_1=["dim", "rank"], positive=["temperature", "clamp"], shares=["dropout"])
+        if self.dropout == 1:
+            raise OptionError("dropout is a share below 1: all edges would be gone")
 
 
 class LightGCL(LightGCN):
@@ -78,7 +76,7 @@ class LightGCL(LightGCN):
     (:func:`~infodcl_geo.graph.spectral.truncated_svd`).
 
     Args:
-        graph, num_users, num_items, shared: as in :class:`~infodcl_geo.models.base.EmbeddingModel`.
+        graph, num_users, num_items, changes: as in :class:`~infodcl_geo.models.base.EmbeddingModel`.
         options: see :class:`LightGCLOptions`.
 
     Raises:
@@ -88,22 +86,17 @@ class LightGCL(LightGCN):
     left: Tensor
     right: Tensor
 
+    Options = LightGCLOptions
+
     def __init__(
-        self,
-        graph: Graph,
-        num_users: int,
-        num_items: int,
-        *,
-        options: LightGCLOptions = LightGCLOptions(),
-        **shared: Any,
+        self, graph: Graph, num_users: int, num_items: int, *, options: LightGCLOptions | None = None, **changes: Any
     ) -> None:
-        super().__init__(graph, num_users, num_items, **shared)
-        self.options = options
+        super().__init__(graph, num_users, num_items, options=options, **changes)
         self.edges = Edges(graph)
         upper = sparse_matrix(
             self.edges.users, self.edges.items - num_users, self.edges.weights(graph), (num_users, num_items)
         )
-        left, values, right = truncated_svd(Graph(upper), options.rank)
+        left, values, right = truncated_svd(Graph(upper), self.options.rank)
         # Rebuilt from the data, so a checkpoint of the weights need not carry them.
         self.register_buffer("left", left * values.sqrt(), persistent=False)
         self.register_buffer("right", right * values.sqrt(), persistent=False)
@@ -144,3 +137,19 @@ class LightGCL(LightGCN):
                 graph = self.edges.reweighted(graph, weights * kept / (1 - dropout))
             layers.append(graph @ layers[-1])
         return layers
+
+
+def _search(space: Space) -> None:
+    search_embeddings(space)
+    search_contrast(space)
+    space.number("dropout", 0.0, 0.5, log=False)
+
+
+recipe = Recipe(
+    name="lightgcl",
+    summary="LightGCN and the contrast with a low-rank graph",
+    paper="Cai et al., LightGCL, ICLR 2023",
+    options=LightGCLOptions,
+    build=lambda inputs, options: LightGCL(inputs.graph, *inputs.sizes, options=options),
+    search=_search,
+)

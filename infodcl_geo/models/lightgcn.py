@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..nn.losses import bpr_loss, embedding_penalty
 from .base import Batch, EmbeddingModel
+from .options import EmbeddingOptions
+from .recipe import Recipe, search_embeddings
+
+
+@dataclass(frozen=True)
+class LightGCNOptions(EmbeddingOptions):
+    """Options of :class:`LightGCN`, which has none of its own."""
+
+    num_layers: int | None = 2
+    l2: float = 0.004
+    init_std: float = 0.03
 
 
 class LightGCN(EmbeddingModel):
@@ -16,6 +30,8 @@ class LightGCN(EmbeddingModel):
     The penalty is on the layer-0 embeddings of the batch, as in the authors' program. Arguments as in
     :class:`~infodcl_geo.models.base.EmbeddingModel`.
     """
+
+    Options: ClassVar[type[EmbeddingOptions]] = LightGCNOptions
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         return self.ranking(batch, *self.propagated())
@@ -30,4 +46,14 @@ class LightGCN(EmbeddingModel):
             F.embedding(batch.positives, self.item_embedding.weight),
             F.embedding(batch.negatives, self.item_embedding.weight),
         )
-        return {"bpr": self.bpr_weight * ranking, "reg": self.penalty * penalty}
+        return {"bpr": self.bpr_weight * ranking, "reg": self.l2 * penalty}
+
+
+recipe = Recipe(
+    name="lightgcn",
+    summary="BPR on embeddings propagated over the graph",
+    paper="He et al., LightGCN, SIGIR 2020",
+    options=LightGCNOptions,
+    build=lambda inputs, options: LightGCN(inputs.graph, *inputs.sizes, options=options),
+    search=search_embeddings,
+)

@@ -11,14 +11,17 @@ from torch import Tensor
 
 from infodcl_geo.kernels import infonce
 
+from ..errors import OptionError
 from ..graph.graph import Graph
 from .base import Batch
 from .lightgcn import LightGCN
+from .options import EmbeddingOptions, check
+from .recipe import Recipe, Space, search_embeddings
 
 
 @dataclass(frozen=True)
-class NCLOptions:
-    """Hyper-parameters of NCL beside those of :class:`~infodcl_geo.models.base.EmbeddingModel`.
+class NCLOptions(EmbeddingOptions):
+    """Options of :class:`NCL`.
 
     Args:
         structure: weight lambda_1 of the structural contrast. Losses here are means: the authors' 1e-6 of a sum over
@@ -33,6 +36,9 @@ class NCLOptions:
         every: epochs from one clustering to the next.
     """
 
+    num_layers: int | None = 2
+    l2: float = 0.004
+    init_std: float = 0.03
     structure: float = 4e-3
     prototype: float = 4e-4
     item_share: float = 0.8
@@ -44,16 +50,9 @@ class NCLOptions:
     every: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("structure", "prototype", "item_share", "warm_up"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} cannot be negative: {getattr(self, name)}")
-        for name in ("clusters", "iterations", "every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        check(self, at_least_1=["dim", "clusters", "iterations", "every"], positive=["temperature"])
         if self.layer < 2 or self.layer % 2:
-            raise ValueError(f"only an even layer, from 2, holds a node's own kind, not {self.layer}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, not {self.temperature}")
+            raise OptionError(f"only an even layer, from 2, holds a node's own kind, not {self.layer}")
 
 
 class NCL(LightGCN):
@@ -79,16 +78,17 @@ class NCL(LightGCN):
     begins anew.
 
     Args:
-        graph, num_users, num_items, shared: as in :class:`~infodcl_geo.models.base.EmbeddingModel`. The contrasted
+        graph, num_users, num_items, changes: as in :class:`~infodcl_geo.models.base.EmbeddingModel`. The contrasted
             layer may lie beyond ``num_layers``.
         options: see :class:`NCLOptions`.
     """
 
+    Options = NCLOptions
+
     def __init__(
-        self, graph: Graph, num_users: int, num_items: int, *, options: NCLOptions = NCLOptions(), **shared: Any
+        self, graph: Graph, num_users: int, num_items: int, *, options: NCLOptions | None = None, **changes: Any
     ) -> None:
-        super().__init__(graph, num_users, num_items, **shared)
-        self.options = options
+        super().__init__(graph, num_users, num_items, options=options, **changes)
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
@@ -174,3 +174,20 @@ def kmeans(x: Tensor, centroids: Tensor, iterations: int, *, chunk: int = 4096) 
         total = torch.zeros_like(centroids).index_add_(0, cluster, x)
         centroids = torch.where(size > 0, total / size.clamp(min=1), centroids)
     return centroids, nearest()
+
+
+def _search(space: Space) -> None:
+    search_embeddings(space, fewest_layers=2)  # the second layer is contrasted
+    space.number("structure", 1e-4, 0.1)
+    space.number("prototype", 1e-5, 1e-2)
+    space.number("temperature", 0.05, 0.5)
+
+
+recipe = Recipe(
+    name="ncl",
+    summary="LightGCN and the contrast with neighbours and with prototypes",
+    paper="Lin et al., NCL, WWW 2022",
+    options=NCLOptions,
+    build=lambda inputs, options: NCL(inputs.graph, *inputs.sizes, options=options),
+    search=_search,
+)

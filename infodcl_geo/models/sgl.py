@@ -11,17 +11,20 @@ from torch import Tensor
 
 from infodcl_geo.kernels import infonce
 
+from ..errors import OptionError
 from ..graph.graph import Graph
 from ..nn.edges import Edges
 from .base import Batch
 from .lightgcn import LightGCN
+from .options import EmbeddingOptions, check
+from .recipe import Recipe, Space, search_contrast, search_embeddings
 
 Augmentation = Literal["edge", "node", "walk"]
 
 
 @dataclass(frozen=True)
-class SGLOptions:
-    """Hyper-parameters of SGL beside those of :class:`~infodcl_geo.models.base.EmbeddingModel`.
+class SGLOptions(EmbeddingOptions):
+    """Options of :class:`SGL`.
 
     Args:
         augmentation: what a view leaves out: 'edge' (SGL-ED), 'node' (SGL-ND: nodes with all their edges) or 'walk'
@@ -32,20 +35,18 @@ class SGLOptions:
         temperature: tau of InfoNCE.
     """
 
+    num_layers: int | None = 2
+    l2: float = 0.004
+    init_std: float = 0.03
     augmentation: Augmentation = "edge"
     drop: float = 0.1
     contrast: float = 0.02
     temperature: float = 0.2
 
     def __post_init__(self) -> None:
-        if self.augmentation not in ("edge", "node", "walk"):
-            raise ValueError(f"augmentation must be 'edge', 'node' or 'walk', not {self.augmentation!r}")
-        if not 0 <= self.drop < 1:
-            raise ValueError(f"drop is a share below 1, not {self.drop}")
-        if self.contrast < 0:
-            raise ValueError(f"contrast is a weight and cannot be negative: {self.contrast}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, not {self.temperature}")
+        check(self, at_least_1=["dim"], positive=["temperature"], shares=["drop"])
+        if self.drop == 1:
+            raise OptionError("drop is a share below 1: all edges would be gone")
 
 
 class SGL(LightGCN):
@@ -63,15 +64,16 @@ class SGL(LightGCN):
     authors' program draws them for each epoch: the expectation is the same, the model sees more of them.
 
     Args:
-        graph, num_users, num_items, shared: as in :class:`~infodcl_geo.models.base.EmbeddingModel`.
+        graph, num_users, num_items, changes: as in :class:`~infodcl_geo.models.base.EmbeddingModel`.
         options: see :class:`SGLOptions`.
     """
 
+    Options = SGLOptions
+
     def __init__(
-        self, graph: Graph, num_users: int, num_items: int, *, options: SGLOptions = SGLOptions(), **shared: Any
+        self, graph: Graph, num_users: int, num_items: int, *, options: SGLOptions | None = None, **changes: Any
     ) -> None:
-        super().__init__(graph, num_users, num_items, **shared)
-        self.options = options
+        super().__init__(graph, num_users, num_items, options=options, **changes)
         self.edges = Edges(graph)
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
@@ -106,3 +108,19 @@ class SGL(LightGCN):
         degree.index_add_(0, edges.users, ones).index_add_(0, edges.items, ones)
         scale = degree.clamp_(min=1).rsqrt_()
         return edges.reweighted(self.graph, ones * scale[edges.users] * scale[edges.items])
+
+
+def _search(space: Space) -> None:
+    search_embeddings(space)
+    search_contrast(space)
+    space.number("drop", 0.05, 0.5)
+
+
+recipe = Recipe(
+    name="sgl",
+    summary="LightGCN and the contrast of two augmented graphs",
+    paper="Wu et al., SGL, SIGIR 2021",
+    options=SGLOptions,
+    build=lambda inputs, options: SGL(inputs.graph, *inputs.sizes, options=options),
+    search=_search,
+)

@@ -10,18 +10,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import OptionError
 from ..graph.graph import Graph, propagate
 from ..nn.diffusion import Denoiser, ForwardDiffusion, Sampler, Schedule, reverse_process
 from ..nn.losses import balance_loss, bpr_loss, embedding_penalty, reconstruction_loss
 from ..nn.modal import ModalEncoder
 from .base import Batch, EmbeddingModel
+from .options import ChannelModelOptions, check
+from .recipe import Inputs, Recipe, Space, search_embeddings
 
 _CHUNK = 8192
 
 
 @dataclass(frozen=True)
-class SimDiffOptions:
-    """Hyper-parameters of SimDiff beside those of :class:`~infodcl_geo.models.base.EmbeddingModel`.
+class SimDiffOptions(ChannelModelOptions):
+    """Options of :class:`SimDiff`.
 
     The defaults are what validation preferred on Amazon-Office with the user channel. The paper's, found with text and
     image features, are injection 0.6 to 0.7, reconstruction 0.3, the norm of eq. 8 with weight 1, the posterior's means
@@ -46,6 +49,7 @@ class SimDiffOptions:
         modal: False is the ablation "w/o modal": Gaussian noise instead of the signal, and no guide.
     """
 
+    init_std: float = 0.1
     injection: float = 0.9
     reconstruction: float = 0.1
     collaboration: float = 0.01
@@ -62,17 +66,11 @@ class SimDiffOptions:
     modal: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("injection", "reconstruction", "unguided"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a share, from 0 to 1, not {getattr(self, name)}")
-        for name in ("collaboration", "guidance", "inference_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} cannot be negative: {getattr(self, name)}")
-        for name in ("steps", "time_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        super().__post_init__()
+        counts = ["dim", "similar_items", "steps", "time_dim"]
+        check(self, at_least_1=counts, shares=["injection", "reconstruction", "unguided"])
         if not self.modal and (self.source != "both" or self.target == "both"):
-            raise ValueError("without modal there is no signal to be source or target")
+            raise OptionError("without modal there is no signal to be source or target")
 
 
 class SimDiff(EmbeddingModel):
@@ -102,7 +100,7 @@ class SimDiff(EmbeddingModel):
     inference the reverse process starts from e itself, since from noise alone no item could be told from another.
 
     Args:
-        graph, num_users, num_items, shared: as in :class:`~infodcl_geo.models.base.EmbeddingModel`.
+        graph, num_users, num_items, changes: as in :class:`~infodcl_geo.models.base.EmbeddingModel`.
         features: ``[num_items, f]`` by the modality's name, of any widths.
         options: see :class:`SimDiffOptions`.
         pretrained: user vectors ``[M, d]`` and item vectors ``[N, d]`` for ``target='pretrained'``.
@@ -112,6 +110,8 @@ class SimDiff(EmbeddingModel):
             given exactly where it is not asked for.
     """
 
+    Options = SimDiffOptions
+
     def __init__(
         self,
         graph: Graph,
@@ -119,18 +119,13 @@ class SimDiff(EmbeddingModel):
         num_items: int,
         features: Mapping[str, Tensor],
         *,
-        options: SimDiffOptions = SimDiffOptions(),
+        options: SimDiffOptions | None = None,
         pretrained: tuple[Tensor, Tensor] | None = None,
-        **shared: Any,
+        **changes: Any,
     ) -> None:
-        super().__init__(
-            graph,
-            num_users,
-            num_items,
-            bpr_weight=1 - options.reconstruction,
-            **shared,
-        )
-        self.options = options
+        super().__init__(graph, num_users, num_items, options=options, **changes)
+        options = self.options
+        self.bpr_weight = 1 - options.reconstruction
         self.diffusion = ForwardDiffusion(options.schedule, options.steps)
         self.signal: ModalEncoder | None = None
         if options.modal:
@@ -175,7 +170,7 @@ class SimDiff(EmbeddingModel):
         terms = {
             "bpr": self.bpr_weight * bpr_loss(users, positives, negatives),
             "recon": options.reconstruction * reconstruction_loss(target, generated),
-            "reg": self.penalty * embedding_penalty(users, *e.chunk(2)),
+            "reg": self.l2 * embedding_penalty(users, *e.chunk(2)),
         }
         if options.collaboration:
             terms["balance"] = options.collaboration * balance_loss(generated, options.collaboration_kind)
@@ -210,3 +205,33 @@ class SimDiff(EmbeddingModel):
         device = self.item_embedding.weight.device
         items = self.generate(torch.Generator(device).manual_seed(0))
         return self.split(propagate(self.graph, torch.cat([self.user_embedding.weight, items]), self.num_layers))
+
+
+def _build(inputs: Inputs, options: SimDiffOptions) -> SimDiff:
+    pretrained = None
+    if options.target == "pretrained":
+        vectors = inputs.of_size(options.dim)
+        pretrained = vectors.users, vectors.items
+    return SimDiff(inputs.graph, *inputs.sizes, inputs.metadata, options=options, pretrained=pretrained)
+
+
+def _search(space: Space) -> None:
+    search_embeddings(space)
+    space.number("injection", 0.1, 0.99, log=False)
+    space.number("reconstruction", 0.01, 0.9)
+    space.number("collaboration", 1e-4, 1)
+    space.number("guidance", 0, 3, log=False)
+
+
+recipe = Recipe(
+    name="simdiff",
+    summary="items generated from modal signals that take the place of noise",
+    paper="SimDiff, 2025",
+    options=SimDiffOptions,
+    build=_build,
+    training={"lr": 0.01},
+    search=_search,
+    reads_channels=True,
+    propagates_afterwards=True,
+    studied=True,
+)

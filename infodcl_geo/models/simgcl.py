@@ -1,9 +1,9 @@
-"""SimGCL and XSimGCL: contrast of embeddings that were perturbed by random noise in each propagation layer."""
+"""SimGCL: contrast of embeddings that were perturbed by random noise in each propagation layer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +14,13 @@ from infodcl_geo.kernels import infonce
 from ..graph.graph import Graph
 from .base import Batch
 from .lightgcn import LightGCN
+from .options import EmbeddingOptions, check
+from .recipe import Recipe, Space, search_contrast, search_embeddings
 
 
 @dataclass(frozen=True)
-class SimGCLOptions:
-    """Hyper-parameters of SimGCL beside those of :class:`~infodcl_geo.models.base.EmbeddingModel`.
+class SimGCLOptions(EmbeddingOptions):
+    """Options of :class:`SimGCL`.
 
     Args:
         contrast: weight lambda of the contrastive loss.
@@ -26,32 +28,15 @@ class SimGCLOptions:
         noise: length epsilon of the perturbation that each layer adds to each node.
     """
 
+    num_layers: int | None = 2
+    l2: float = 0.001
+    init_std: float = 0.05
     contrast: float = 0.1
     temperature: float = 0.2
     noise: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("contrast", "noise"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} cannot be negative: {getattr(self, name)}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, not {self.temperature}")
-
-
-@dataclass(frozen=True)
-class XSimGCLOptions(SimGCLOptions):
-    """Hyper-parameters of XSimGCL.
-
-    Args:
-        layer: l*, the layer that is contrasted with the final embeddings, from 1.
-    """
-
-    layer: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.layer < 1:
-            raise ValueError(f"layer must be at least 1, not {self.layer}")
+        check(self, at_least_1=["dim"], positive=["temperature"])
 
 
 def perturbed_layers(
@@ -97,30 +82,25 @@ class SimGCL(LightGCN):
     as in the authors' program the ID embeddings themselves are left out, in training and at inference.
 
     Args:
-        graph, num_users, num_items, shared: as in :class:`~infodcl_geo.models.base.EmbeddingModel`, with at least one
+        graph, num_users, num_items, changes: as in :class:`~infodcl_geo.models.base.EmbeddingModel`, with at least one
             layer.
         options: see :class:`SimGCLOptions`.
     """
 
+    Options: ClassVar[type[EmbeddingOptions]] = SimGCLOptions
+
     def __init__(
-        self,
-        graph: Graph,
-        num_users: int,
-        num_items: int,
-        *,
-        options: SimGCLOptions = SimGCLOptions(),
-        **shared: Any,
+        self, graph: Graph, num_users: int, num_items: int, *, options: SimGCLOptions | None = None, **changes: Any
     ) -> None:
-        super().__init__(graph, num_users, num_items, **shared)
+        super().__init__(graph, num_users, num_items, options=options, **changes)
         if self.num_layers < 1:
             raise ValueError(f"{type(self).__name__} needs at least one layer")
-        self.options = options
 
     def _first(self) -> Tensor:
         return self.graph @ self.nodes()
 
     def propagated(self) -> tuple[Tensor, Tensor]:
-        return self.split(_mean(perturbed_layers(self.graph, self._first(), self.num_layers, 0.0)))
+        return self.split(mean_layer(perturbed_layers(self.graph, self._first(), self.num_layers, 0.0)))
 
     def _contrast(self, batch: Batch, one: Tensor, other: Tensor) -> Tensor:
         total = one.new_zeros(())
@@ -132,49 +112,35 @@ class SimGCL(LightGCN):
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         first = self._first()
-        clean = _mean(perturbed_layers(self.graph, first, self.num_layers, 0.0))
+        clean = mean_layer(perturbed_layers(self.graph, first, self.num_layers, 0.0))
         views = [
-            _mean(perturbed_layers(self.graph, first, self.num_layers, self.options.noise, generator)) for _ in range(2)
+            mean_layer(perturbed_layers(self.graph, first, self.num_layers, self.options.noise, generator))
+            for _ in range(2)
         ]
         return {**self.ranking(batch, *self.split(clean)), "nce": self._contrast(batch, *views)}
 
 
-class XSimGCL(SimGCL):
-    r"""XSimGCL (Yu et al., TKDE 2023): SimGCL in one propagation.
-
-    The perturbed embeddings rank and are contrasted at once: the final ones, mean of the perturbed layers 1 to K,
-    with those of layer :math:`l^*`. At inference nothing is perturbed.
-
-    Args:
-        graph, num_users, num_items, shared: as in :class:`SimGCL`.
-        options: see :class:`XSimGCLOptions`.
-
-    Raises:
-        ValueError: if the contrasted layer is not among the ``num_layers`` layers.
-    """
-
-    def __init__(
-        self,
-        graph: Graph,
-        num_users: int,
-        num_items: int,
-        *,
-        options: XSimGCLOptions = XSimGCLOptions(),
-        **shared: Any,
-    ) -> None:
-        super().__init__(graph, num_users, num_items, options=options, **shared)
-        if options.layer > self.num_layers:
-            raise ValueError(f"layer {options.layer} cannot be contrasted: there are {self.num_layers}")
-        self.layer = options.layer
-
-    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        layers = perturbed_layers(self.graph, self._first(), self.num_layers, self.options.noise, generator)
-        final = _mean(layers)
-        return {**self.ranking(batch, *self.split(final)), "nce": self._contrast(batch, final, layers[self.layer - 1])}
-
-
-def _mean(layers: list[Tensor]) -> Tensor:
+def mean_layer(layers: list[Tensor]) -> Tensor:
+    """Their mean, summed one after the other."""
     total = layers[0]
     for layer in layers[1:]:
         total = total + layer
     return total / len(layers)
+
+
+def search_noise(space: Space) -> None:
+    """What is searched of SimGCL and of XSimGCL."""
+    search_embeddings(space)
+    search_contrast(space)
+    space.number("noise", 0.01, 0.5)
+
+
+recipe = Recipe(
+    name="simgcl",
+    summary="LightGCN and the contrast of two noisy propagations",
+    paper="Yu et al., SimGCL, SIGIR 2022",
+    options=SimGCLOptions,
+    build=lambda inputs, options: SimGCL(inputs.graph, *inputs.sizes, options=options),
+    training={"lr": 0.002},
+    search=search_noise,
+)

@@ -1,0 +1,47 @@
+"""Matrix factorisation with BPR, and propagation at inference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .base import Batch, EmbeddingModel
+from .options import EmbeddingOptions
+from .recipe import Recipe, search_embeddings
+
+
+@dataclass(frozen=True)
+class MatrixFactorizationOptions(EmbeddingOptions):
+    """Options of :class:`MatrixFactorization`, which has none of its own."""
+
+    l2: float = 0.011
+    init_std: float = 0.006
+
+
+class MatrixFactorization(EmbeddingModel):
+    r"""Matrix factorisation, :math:`\mathcal L = \mathcal L_{bpr} + \lambda\,\mathcal L_{reg}` (InfoDCL eq. 12 and 15).
+
+    The embeddings are trained as they are, with propagation at inference alone, as InfoDCL does (section 3.4);
+    ``num_layers=0`` is plain matrix factorisation. Arguments as in :class:`~infodcl_geo.models.base.EmbeddingModel`.
+    """
+
+    Options = MatrixFactorizationOptions
+
+    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        return self.row_terms(batch)
+
+    def row_tables(self, anchors: int) -> list[nn.Embedding]:
+        return [self.user_embedding, self.item_embedding]
+
+
+recipe = Recipe(
+    name="mf",
+    summary="matrix factorisation by BPR, propagated at inference",
+    paper="Rendle et al., BPR, UAI 2009",
+    options=MatrixFactorizationOptions,
+    build=lambda inputs, options: MatrixFactorization(inputs.graph, *inputs.sizes, options=options),
+    search=search_embeddings,
+    propagates_afterwards=True,
+)
