@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -15,16 +15,15 @@ from torch import Tensor
 
 from .data.ids import IdMap
 from .data.interactions import Interactions
+from .data.options import DataOptions
 from .errors import CheckpointError
 from .evaluation.ranking import Ranking, evaluate, rank_items
 from .experiment import Run
-from .models.diffrec import DiffRec, DiffRecOptions
-from .models.gfcf import gfcf_scorer
+from .models import RECIPES, Recipe, find_recipe
 from .models.scoring import Scorer, UserRows, dot_scorer, item_scorer
 
 WEIGHTS, METADATA = "model.safetensors", "model.json"
-_FORMAT = 1
-_RANKING = ("users", "items", "item_weights", "history")
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -38,72 +37,62 @@ class Recommendation:
     """what the model ranks by, such as inner products; float32"""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Recommender:
     """What ranks, with the ids and the seen items that belong to it.
 
-    A model ranks by user and item embeddings, or by what it makes of the user's training items: item-item weights
-    (EASE), or a program of its own that is set up again from its weights (GF-CF, DiffRec).
-
     Args:
-        users: user embeddings ``[M, d]``, or ``None``.
-        items: item embeddings ``[N, d]``, or ``None``.
+        state: tensors that rank, see :meth:`~infodcl_geo.models.base.Model.state`.
         user_ids, item_ids: raw ids of the rows.
-        seen: pairs ``[2, E]`` that are not recommended again.
-        config: settings of the training run.
-        weights: parameters of the trained model by name.
-        item_weights: item-item weights ``[N, N]``; a user's scores are the sum of the rows of ``history``.
-        history: training pairs ``[2, E]``, of models that rank by them.
+        train: training pairs ``[2, E]``.
+        valid: validation pairs, which are not recommended again either.
+        config: what ran: ``model``, ``options``, ``training`` and ``data``.
+        recipe: the model; needed where the state does not rank by itself.
     """
 
-    users: Tensor | None
-    items: Tensor | None
+    state: dict[str, Tensor]
     user_ids: IdMap
     item_ids: IdMap
-    seen: Tensor
+    train: Tensor
+    valid: Tensor
     config: dict[str, Any] = field(default_factory=dict)
-    weights: dict[str, Tensor] = field(default_factory=dict)
-    item_weights: Tensor | None = None
-    history: Tensor | None = None
+    recipe: Recipe | None = None
 
     @classmethod
-    def from_run(cls, run: Run, data: Interactions) -> Recommender:
+    def from_run(cls, run: Run, data: Interactions, options: DataOptions | None = None) -> Recommender:
         """The recommender of a training run; items of the training and validation splits count as seen."""
-        users, items = (None, None) if run.embeddings is None else (table.cpu() for table in run.embeddings)
-        weights = run.factors if run.model is None else run.model.state_dict()
+        config = run.config.to_dict()
         return cls(
-            users,
-            items,
+            {name: value.cpu() for name, value in run.model.state().items()},
             data.user_ids,
             data.item_ids,
-            torch.cat([data.train, data.valid], dim=1),
-            run.config.to_dict(),
-            {name: value.cpu() for name, value in weights.items()},
-            None if run.item_weights is None else run.item_weights.cpu(),
-            data.train if users is None else None,
+            data.train,
+            data.valid,
+            config if options is None else {"data": asdict(options), **config},
+            run.config.recipe,
         )
+
+    @property
+    def seen(self) -> Tensor:
+        """Pairs that are not recommended again."""
+        return torch.cat([self.train, self.valid], dim=1)
 
     def scorer(self) -> Scorer:
         """What ranks, for rows of users and items.
 
         Raises:
-            ValueError: if what the model ranks by is missing.
+            CheckpointError: if what the model ranks by is missing.
         """
-        if self.users is not None and self.items is not None:
-            return dot_scorer(self.users, self.items)
-        name, sizes = self.config.get("model", {}).get("model"), (len(self.user_ids), len(self.item_ids))
-        if self.history is not None:
-            if self.item_weights is not None:
-                return item_scorer(UserRows(self.history, *sizes), self.item_weights)
-            if name == "gfcf":
-                return gfcf_scorer(self.history, *sizes, self.weights["users"], self.weights["items"])
-            if name == "diffrec":
-                model = DiffRec(self.history, *sizes, options=DiffRecOptions(**self.config["diffrec"]))
-                model.load_state_dict(self.weights)
-                return model.scorer()
-        raise ValueError(
-            f"this checkpoint of {name or 'a model'} only keeps weights and settings, and nothing to rank by"
-        )
+        sizes, state = (len(self.user_ids), len(self.item_ids)), self.state
+        if self.recipe is not None and self.recipe.restore is not None:
+            options = self.recipe.options(**self.config.get("options", {}))
+            return self.recipe.restore(state, options, self.train, sizes)
+        if {"users", "items"} <= set(state):
+            return dot_scorer(state["users"], state["items"])
+        if "item_weights" in state:
+            return item_scorer(UserRows(self.train, *sizes), state["item_weights"])
+        name = self.config.get("model", "a model")
+        raise CheckpointError(f"this checkpoint of {name} has nothing to rank by: give the recipe it was trained with")
 
     def recommend(self, users: Sequence[Any], k: int = 10, *, exclude_seen: bool = True) -> list[Recommendation]:
         """The ``k`` best items of each user.
@@ -192,28 +181,30 @@ class Recommender:
         return ranking, known["train"], unknown
 
     def save(self, folder: str | PathLike[str]) -> None:
-        """Write ``model.safetensors`` (weights, what ranks, seen pairs) and ``model.json`` (settings, id maps)."""
+        """Write ``model.safetensors`` (what ranks, training and validation pairs) and ``model.json`` (settings, ids)."""
         from safetensors.torch import save_file
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {f"weights.{name}": value.contiguous() for name, value in self.weights.items()}
-        ranking = {name: getattr(self, name) for name in (*_RANKING, "seen")}
-        tensors |= {name: value.contiguous() for name, value in ranking.items() if value is not None}
-        # A second name for a tensor's memory is refused by the format; the one large matrix has no other.
-        tensors = {name: value if name == "item_weights" else value.clone() for name, value in tensors.items()}
-        save_file(tensors, folder / WEIGHTS)
+        tensors = {f"state.{name}": value for name, value in self.state.items()}
+        tensors |= {"train": self.train, "valid": self.valid}
+        save_file({name: value.contiguous().clone() for name, value in tensors.items()}, folder / WEIGHTS)
         content = {
             "format": _FORMAT,
             "config": self.config,
+            "restores": self.recipe is not None and self.recipe.restore is not None,
             "user_ids": json.loads(self.user_ids.to_json()),
             "item_ids": json.loads(self.item_ids.to_json()),
         }
         (folder / METADATA).write_text(json.dumps(content), encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: str | PathLike[str]) -> Recommender:
+    def load(cls, folder: str | PathLike[str], *, recipe: Recipe | str | None = None) -> Recommender:
         """Read what :meth:`save` wrote.
+
+        Args:
+            folder: the checkpoint.
+            recipe: of a model that is not the library's; needed only where its state does not rank by itself.
 
         Raises:
             CheckpointError: if a file is missing, damaged, or of a newer format.
@@ -227,18 +218,18 @@ class Recommender:
             if content["format"] > _FORMAT:
                 raise CheckpointError(f"{folder / METADATA}: written by a newer version, format {content['format']}")
             tensors = load_file(folder / WEIGHTS)
-            users, items, item_weights, history = (tensors.pop(name, None) for name in _RANKING)
-            seen = tensors.pop("seen")
+            name = content["config"].get("model", "")
+            found = find_recipe(recipe) if recipe is not None else next((r for r in RECIPES if r.name == name), None)
+            if content["restores"] and found is None:
+                raise CheckpointError(f"{folder}: {name} is no model of the library; give its recipe, as file.py:recipe")
             return cls(
-                users,
-                items,
+                {key.removeprefix("state."): value for key, value in tensors.items() if key.startswith("state.")},
                 IdMap.from_json(json.dumps(content["user_ids"])),
                 IdMap.from_json(json.dumps(content["item_ids"])),
-                seen,
+                tensors["train"],
+                tensors["valid"],
                 content["config"],
-                {name.removeprefix("weights."): value for name, value in tensors.items()},
-                item_weights,
-                history,
+                found if content["restores"] else None,
             )
         except FileNotFoundError as error:
             missing = Path(error.filename or WEIGHTS).name

@@ -32,9 +32,6 @@ class TrainOptions:
         adam: 'dense' passes over the whole embedding tables in each step, 'lazy' over the rows that the step looked
             up (:class:`~infodcl_geo.training.optim.LazyAdam`, the same method), which MF and InfoDCL with sampled candidates
             allow; 'auto' is lazy for those of at least 200,000 users and items.
-        anchors: items that InfoDCL diffuses in a step: 'items' (each item once an epoch), 'positives' (the batch's
-            positive items) or 'unique' (those without repeats).
-        anchor_batch: items diffused at once, for anchors 'items'.
         matmul_precision: of float32 matrix products while training, see ``torch.set_float32_matmul_precision``. On a
             CPU with bfloat16 instructions 'medium' makes InfoNCE faster; on a GPU 'high' allows TensorFloat-32.
         eval_every: epochs between validations.
@@ -47,8 +44,6 @@ class TrainOptions:
     batch_size: int = 2048
     lr: float = 0.005
     adam: Literal["auto", "dense", "lazy"] = "auto"
-    anchors: Anchors = "items"
-    anchor_batch: int = 1024
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
     eval_every: int = 5
     patience: int = 50
@@ -56,7 +51,7 @@ class TrainOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "anchor_batch", "eval_every", "patience"):
+        for name in ("epochs", "batch_size", "eval_every", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not self.lr > 0:
@@ -130,12 +125,12 @@ def set_up(model: Model, data: Interactions, options: TrainOptions) -> tuple[Bat
         data.num_users,
         data.num_items,
         batch_size=options.batch_size,
-        anchors=options.anchors,
-        anchor_batch=options.anchor_batch,
+        anchors=model.anchors,
+        anchor_batch=model.anchor_batch,
         generator=torch.Generator(device).manual_seed(options.seed),
     )
-    by_item = max(options.anchor_batch, -(-data.num_items // len(sampler)))
-    anchors = by_item if options.anchors == "items" else options.batch_size
+    by_item = max(model.anchor_batch, -(-data.num_items // len(sampler)))
+    anchors = by_item if model.anchors == "items" else options.batch_size
     return sampler, make_optimizer(model, options.lr, adam=options.adam, anchors=anchors)
 
 

@@ -1,0 +1,325 @@
+"""Words of the command line to options: one parser a command, that holds the options of the chosen model and no others.
+
+Options come from dataclasses: their names, types, defaults and documentation. Words of a configuration file stand before
+those of the command line, so that they are checked alike and give way.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, NoReturn, get_type_hints
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+
+from ..configuration import TRAINING, Config, configure, no_such_option
+from ..data.options import DataOptions
+from ..errors import OptionError
+from ..models import RECIPES, Recipe, find_recipe
+from ..training.loop import TrainOptions
+
+_SECTIONS = ("data", "options", "training")
+_WIDTH = 100
+
+
+class _Formatter(DefaultHelpFormatter):
+    """Two columns, each option in a line or two."""
+
+    def __init__(self, prog: str, **_: Any) -> None:
+        super().__init__(prog, max_help_position=34, width=_WIDTH)
+
+    def _get_help_string(self, action: Any) -> str:
+        default = action.default
+        if default in (None, "==SUPPRESS==", False) or not action.option_strings:
+            return action.help or ""
+        shown = " ".join(map(str, default)) if isinstance(default, tuple | list) else default
+        return f"{action.help or ''} [{shown}]".strip()
+
+    def _format_usage(self, usage: Any, actions: Any, *rest: Any, **named: Any) -> str:
+        return f"usage: {self._prog} [OPTIONS]\n\n"
+
+
+class Parser(ArgumentParser):
+    """A parser whose errors are one line, with the nearest option."""
+
+    def __init__(self, command: str, description: str) -> None:
+        self.recipe: Recipe | None = None
+        self.command = command
+        super().__init__(
+            prog=f"infodcl-geo {command}".strip(), description=description, formatter_class=_Formatter, add_help=True
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the options."""
+        return [action.dest for action in self._actions if action.option_strings]
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+        unknown = re.search(r"nrecognized arguments: (\S+)", message)
+        if unknown:
+            message = self._unknown(unknown[1])
+        else:
+            named = re.search(r'[Pp]arser key "([^"]+)"', message)
+            found = re.search(r"(?:Given value|value): (.*)$", message, flags=re.DOTALL)
+            lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
+            message = lines[0] if len(lines) == 1 else "; ".join(lines[:3])
+            if named:
+                wanted = next((a for a in self._actions if a.dest == named[1]), None)
+                kind = getattr(wanted, "_typehint", None)
+                what = _type_words(kind) if kind is not None else "something else"
+                value = f", not {found[1].splitlines()[0].strip()!r}" if found else ""
+                message = f"--{named[1]} takes {what}{value}"
+        print(f"infodcl-geo: {' '.join(message.split())}", file=sys.stderr)
+        raise SystemExit(2)
+
+    def _unknown(self, word: str) -> str:
+        name = word.lstrip("-").partition("=")[0]
+        if not word.startswith("-"):
+            return f"{word!r} is no option; what belongs to an option follows it: see infodcl-geo {self.command} --help"
+        if self.recipe is not None:
+            of_model = name.rpartition(".")[2] if "." in name else name
+            if any(of_model in recipe.option_names for recipe in RECIPES) or of_model in TRAINING:
+                return no_such_option(self.recipe, of_model, self.names)
+        near = difflib.get_close_matches(name, self.names, 1)
+        hint = f"did you mean --{near[0]}?" if near else f"see infodcl-geo {self.command} --help"
+        return f"there is no option --{name}; {hint}"
+
+    def add(self, name: str, kind: Any, default: Any, text: str, *, group: Any = None, **more: Any) -> None:
+        """One option ``--name``.
+
+        Args:
+            name, kind, default: its name, type and default.
+            text: its documentation, of which the first sentence is shown.
+            group: an argument group.
+        """
+        (group or self).add_argument(f"--{name}", type=kind, default=default, help=_first_sentence(text), **more)
+
+    def add_list(self, name: str, default: Sequence[Any], text: str, *, group: Any = None) -> None:
+        """An option that takes several values, separated by spaces or commas; read it by :func:`listed`."""
+        (group or self).add_argument(f"--{name}", nargs="+", type=str, default=list(default), help=_first_sentence(text))
+
+    def add_dataclass(self, kind: type, title: str, changes: Mapping[str, Any] = {}, skip: Sequence[str] = ()) -> None:
+        """An option for each field.
+
+        Args:
+            kind: the dataclass.
+            title: of the group in the help.
+            changes: other defaults.
+            skip: fields to leave out.
+        """
+        group = self.add_argument_group(title)
+        hints, texts = get_type_hints(kind), documentation(kind)
+        for part in fields(kind):
+            if part.name not in skip:
+                default = changes.get(part.name, None if part.default is MISSING else part.default)
+                self.add(part.name, hints[part.name], default, texts.get(part.name, ""), group=group)
+
+
+def _type_words(kind: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    if kind in names:
+        return names[kind]
+    arguments = getattr(kind, "__args__", ())
+    if arguments and all(not isinstance(a, type) for a in arguments):
+        return "one of " + ", ".join(map(str, arguments))
+    known = [_type_words(a) for a in arguments if a is not type(None)]
+    return " or ".join(known) if known else str(kind)
+
+
+@cache
+def documentation(kind: type) -> dict[str, str]:
+    """Documentation of a dataclass' fields by name, from its docstring and those of its bases."""
+    from docstring_parser import DocstringStyle, parse
+
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        if base.__doc__ and base is not object:
+            for entry in parse(base.__doc__, DocstringStyle.GOOGLE).params:
+                found[entry.arg_name] = " ".join((entry.description or "").split())
+    return found
+
+
+def _first_sentence(text: str) -> str:
+    plain = re.sub(r":\w+:`~?(?:[\w.]+\.)?([\w-]+)`", r"\1", text).replace("``", "").replace("%", "%%")
+    return re.split(r"(?<=[^.])[.;](?:\s|$)|, see ", plain)[0].strip()
+
+
+def listed(values: Sequence[Any] | str) -> list[str]:
+    """The items of a list however it was written: ``a b``, ``a,b``, ``[a,b]``."""
+    words = [values] if isinstance(values, str) else list(values)
+    items = (item.strip(" []'\"") for word in words for item in str(word).split(","))
+    return [item for item in items if item]
+
+
+def whole_numbers(name: str, values: Sequence[Any] | str, least: int = 1) -> tuple[int, ...]:
+    """:func:`listed` as distinct whole numbers.
+
+    Raises:
+        OptionError: if one is none, or below ``least``, or there is none at all.
+    """
+    found = []
+    for item in listed(values):
+        if not re.fullmatch(r"-?\d{1,18}", item) or int(item) < least:
+            raise OptionError(f"{name} are whole numbers from {least}, not {item!r}")
+        found.append(int(item))
+    if not found:
+        raise OptionError(f"{name} needs at least one whole number")
+    return tuple(dict.fromkeys(found))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Words
+
+
+def words_of(argv: Sequence[str], recipe: Recipe | None = None) -> list[str]:
+    """The words with ``_`` in the names of options, and ``--model.option`` as ``--option``."""
+    words = []
+    for word in argv:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            name = name.replace("-", "_")
+            if recipe is not None:
+                name = name.removeprefix(f"{recipe.name}.")
+            word = f"--{name}{equals}{value}"
+        words.append(word)
+    return words
+
+
+def with_flags(words: Sequence[str], parser: Parser) -> list[str]:
+    """Words in which ``--flag`` alone means ``--flag true``."""
+    hints = {f"--{a.dest}": getattr(a, "_typehint", None) for a in parser._actions}
+    found: list[str] = []
+    for place, word in enumerate(words):
+        following = words[place + 1] if place + 1 < len(words) else "--"
+        if hints.get(word) is bool and following.startswith("--"):
+            word = f"{word}=true"
+        found.append(word)
+    return found
+
+
+def peek(words: Sequence[str], name: str) -> str | None:
+    """The value of an option before there is a parser; the last one where it is given several times."""
+    value = None
+    for place, word in enumerate(words):
+        if word.startswith(f"--{name}="):
+            value = word.partition("=")[2]
+        elif word == f"--{name}" and place + 1 < len(words):
+            value = words[place + 1]
+    return value
+
+
+def file_words(path: str | Path) -> list[str]:
+    """The options of a configuration file as words: a printed configuration, ``metrics.json``, or names with values.
+
+    Raises:
+        OptionError: if it cannot be read, or holds something else; one line that names it.
+    """
+    content = read_mapping(path)
+    if isinstance(content.get("config"), Mapping):
+        content = content["config"]
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            # A section, or the options of the model under its own name.
+            flat |= {str(key): v for key, v in value.items()}
+        else:
+            flat[str(name)] = value
+    words = []
+    for name, value in flat.items():
+        if isinstance(value, Mapping):
+            raise OptionError(f"{path}: {name} is an option, so a value, and not names with values")
+        if isinstance(value, list | tuple):
+            value = ",".join(map(str, value))
+        words.append(f"--{name.replace('-', '_')}={value if isinstance(value, str) else json.dumps(value)}")
+    return words
+
+
+def read_mapping(path: str | Path, largest: int = 1 << 20) -> dict[str, Any]:
+    """A YAML or JSON file of names with values.
+
+    Args:
+        path: the file.
+        largest: size in bytes above which it is refused.
+
+    Raises:
+        OptionError: if it cannot be read, or holds something else; one line that names it.
+    """
+    import yaml
+
+    path = Path(path)
+    try:
+        if not path.is_file():
+            raise OptionError(f"{path}: no such file")
+        if path.stat().st_size > largest:
+            raise OptionError(f"{path}: larger than {largest >> 20} MiB, so no file of options")
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else yaml.load(text, _NoAliases)
+    except OSError as error:
+        raise OptionError(f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        if isinstance(error, OptionError):
+            raise
+        raise OptionError(f"{path}: neither YAML nor JSON ({' '.join(str(error).split())[:160]})") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise OptionError(f"{path}: holds no names with values")
+    return {str(name): value for name, value in content.items()}
+
+
+def _no_aliases() -> Any:
+    import yaml
+
+    class NoAliases(yaml.SafeLoader):
+        """Safe YAML without aliases, a few hundred bytes of which can stand for gigabytes."""
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.events.AliasEvent):
+                raise yaml.YAMLError("aliases are not allowed in a file of options")
+            return super().compose_node(parent, index)
+
+    return NoAliases
+
+
+_NoAliases = _no_aliases()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Configurations
+
+
+def add_model(parser: Parser, recipe: Recipe, defaults: Mapping[str, Any]) -> None:
+    """The model's own options and, where it is trained, those of training."""
+    parser.recipe = recipe
+    parser.add_dataclass(recipe.options, f"model {recipe.name}: {recipe.summary}", defaults)
+    if not recipe.closed_form:
+        parser.add_dataclass(TrainOptions, "training", defaults)
+
+
+def add_data(parser: Parser) -> None:
+    parser.add_dataclass(DataOptions, "data")
+
+
+def config_of(namespace: Namespace, recipe: Recipe) -> Config:
+    """The configuration that parsed options make."""
+    parts = {name: namespace[name] for name in (*recipe.option_names, *TRAINING) if name in namespace}
+    return configure(recipe, **parts)
+
+
+def data_of(namespace: Namespace) -> DataOptions:
+    return DataOptions(**{part.name: namespace[part.name] for part in fields(DataOptions)})
+
+
+def configuration(data: DataOptions, config: Config) -> dict[str, Any]:
+    """What ``--print_config`` prints and ``metrics.json`` holds."""
+    return {"data": asdict(data), **config.to_dict()}
+
+
+def model_of(words: Sequence[str], default: str) -> Recipe:
+    return find_recipe(peek(words, "model") or default)
