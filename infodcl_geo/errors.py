@@ -11,6 +11,10 @@ class OptionError(InfodclGeoError):
     """An option, alone or beside others, that cannot be; the message names it."""
 
 
+class FileError(InfodclGeoError):
+    """A file or folder that cannot be written, read or locked; the message names it and says what is wrong."""
+
+
 class TrainingError(InfodclGeoError, FloatingPointError):
     """Training met a value that is not finite; the message names the model, the step and the term."""
 
