@@ -2,28 +2,51 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
+from .configuration import Config
 from .data.interactions import Interactions
-from .experiment import CLOSED_FORMS, Config, ModelName, Run
+from .errors import InfodclGeoError
+from .evaluation.significance import Test, best_baseline, differences
+from .experiment import Run
+from .files import locked, make_folder, write_atomically
 
-STUDIED: frozenset[str] = frozenset({"infodcl", "simdiff", "diffcl"})
-"""Models that this library is about; every other model is a baseline."""
-
-Test = Literal["t", "wilcoxon"]
 Values = npt.NDArray[np.float64]
 
-_TEXTS = ("data", "model", "key", "settings")
+_TEXTS = ("data", "model", "label", "key", "settings")
+
+
+class TableError(InfodclGeoError):
+    """A table of runs that cannot be read or written; the message is one line and names the file."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a comparison.
+
+    Args:
+        config: what is run.
+        label: what the table calls it; runs of one label are seeds of one variant.
+    """
+
+    config: Config
+    label: str
+
+    @classmethod
+    def of(cls, config: Config, label: str | None = None) -> Planned:
+        """Called by the model's name where nothing else is said."""
+        return cls(config, label or config.name)
 
 
 @dataclass(frozen=True)
@@ -33,69 +56,71 @@ class Entry:
     Args:
         row: the run's row of the CSV.
         per_user: test metrics of each user by name, ``[n]``, users in the order of their number.
+        label: what the table calls it.
+        studied: whether the model is one that the library is about, and no baseline.
     """
 
     row: dict[str, Any]
     per_user: dict[str, Values]
-
-    @property
-    def model(self) -> str:
-        return str(self.row["model"])
+    label: str
+    studied: bool = False
 
 
 @dataclass(frozen=True)
-class Difference:
-    """How a model differs from the baseline.
+class Failure:
+    """A run that ended in an error.
 
     Args:
-        mean: mean of the users' differences, model minus baseline.
-        p_value: of the paired test that there is none, adjusted for the number of models by Holm's method.
+        label: what the table calls it.
+        seed: of the run.
+        error: its message.
     """
 
-    mean: float
-    p_value: float
+    label: str
+    seed: int
+    error: str
 
 
-def describe(data: Interactions, config: Config, ks: Sequence[int], mask_validation: bool) -> str:
-    """All that decides a run's numbers, as JSON: the data by their hash, the cut-offs, and the model's own settings.
-
-    Options of other models are left out; those of training and the seed too where the model is a closed form.
-    """
+def fingerprint(data: Interactions) -> str:
+    """Hash of the sizes and the three splits, 16 digits."""
     digest = hashlib.sha256(f"{data.num_users} {data.num_items}".encode())
     for pairs in (data.train, data.valid, data.test):
         digest.update(str(tuple(pairs.shape)).encode())
         digest.update(pairs.contiguous().numpy().tobytes())
-    name = config.model.model
-    used: set[str] = {name}
-    if name not in CLOSED_FORMS:
-        used |= set(config.to_dict()) - set(get_args(ModelName))
-    if config.uses_vectors:
-        used.add("svd")
-    parts = {part: options for part, options in config.to_dict().items() if part in used}
+    return digest.hexdigest()[:16]
+
+
+def describe(data: Interactions, config: Config, ks: Sequence[int], mask_validation: bool, **more: Any) -> str:
+    """All that decides a run's numbers, as JSON: the data by their hash, the cut-offs, and what the model uses.
+
+    Args:
+        more: whatever else a study varies, such as the channels that it builds itself.
+    """
     content = {
-        "data": digest.hexdigest()[:16],
+        "data": fingerprint(data),
         "ks": list(ks),
         "mask_validation": mask_validation,
-        **parts,
-        "model": parts.get("model", name),
+        **config.identity(),
+        **more,
     }
-    if name == "svd":
-        content["model"] = {"model": name, "dim": config.model.dim, "num_layers": config.model.num_layers}
     return json.dumps(content, sort_keys=True)
 
 
-def entry_of(run: Run, data: Interactions, settings: str, metrics: Sequence[str]) -> Entry:
+def entry_of(run: Run, data: Interactions, settings: str, metrics: Sequence[str], label: str | None = None) -> Entry:
     """What is kept of a run.
 
     Args:
         settings: see :func:`describe`.
         metrics: names of those that are kept for each user.
+        label: what the table calls it; the model's name by default.
     """
     if run.ranking is None:
         raise ValueError("the run has no test metrics of the users")
+    label = label or run.config.name
     row = {
         "data": data.name,
-        "model": run.config.model.model,
+        "model": run.config.name,
+        "label": label,
         "seed": run.config.training.seed,
         "best_epoch": run.result.best_epoch,
         "seconds_per_epoch": run.result.seconds_per_epoch,
@@ -106,7 +131,8 @@ def entry_of(run: Run, data: Interactions, settings: str, metrics: Sequence[str]
         "key": _key(settings),
         "settings": settings,
     }
-    return Entry(row, {name: run.ranking.per_user[name].cpu().numpy() for name in metrics})
+    per_user = {name: run.ranking.per_user[name].cpu().numpy() for name in metrics}
+    return Entry(row, per_user, label, run.config.recipe.studied)
 
 
 def _key(settings: str) -> str:
@@ -121,84 +147,107 @@ class TableFile:
     """Finished runs on disk: a CSV with a row for each, and beside it an ``.npz`` with the metrics of each user.
 
     A row is found again by its ``key``, the hash of its ``settings`` (:func:`describe`). Rows of other settings, and
-    of files that have no keys, are kept as they are. Files are replaced whole, so an interrupted run leaves them as
-    they were; each addition reads them anew, so several processes may add runs, but not at the same instant.
+    of files that have no keys, are kept as they are. Files are replaced whole under a lock, so an interrupted run
+    leaves them as they were and several processes may add runs.
 
     Args:
         path: of the CSV.
+
+    Raises:
+        TableError: if the path cannot be that of a table.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.arrays = self.path.with_suffix(".npz")
+        if self.path.suffix == ".npz":
+            raise TableError(f"{self.path}: the table is a CSV, the .npz lies beside it: give another ending")
+        if self.path.is_dir():
+            raise TableError(f"{self.path}: is a folder; give a file for the table")
 
-    def rows(self) -> pd.DataFrame:
-        """The CSV as it is now, every cell as text; empty if there is none."""
-        if not self.path.exists():
-            return pd.DataFrame(columns=["data", "model", "seed", "key"], dtype=str)
+    def rows(self) -> list[dict[str, str]]:
+        """The rows of the CSV as it is now, every cell as text; empty if there is none."""
         try:
-            table = pd.read_csv(self.path, dtype=str, keep_default_na=False)
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-            raise ValueError(f"{self.path}: no table of runs ({str(error).splitlines()[0]})") from error
-        if not {"data", "model", "seed"} <= set(table.columns):
-            raise ValueError(f"{self.path}: is there already, and is no table of runs")
-        if "key" not in table:
-            table["key"] = ""
-        return table
+            text = self.path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return []
+        except (OSError, UnicodeDecodeError) as error:
+            raise TableError(f"{self.path}: no table of runs ({' '.join(str(error).split())})") from error
+        if "\0" in text:
+            raise TableError(f"{self.path}: no table of runs (it has a NUL)")
+        try:
+            reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+            rows = list(reader)
+        except csv.Error as error:
+            raise TableError(f"{self.path}: no table of runs ({error})") from error
+        if not {"data", "model", "seed"} <= set(reader.fieldnames or ()):
+            raise TableError(f"{self.path}: is there already, and is no table of runs")
+        for line, row in enumerate(rows, 2):
+            if None in row or None in row.values():
+                raise TableError(f"{self.path}:{line}: not as many cells as the header has; was it cut short?")
+            row.setdefault("key", "")
+        return rows
 
-    def find(self, settings: str, metrics: Sequence[str]) -> Entry | None:
+    def find(self, settings: str, metrics: Sequence[str], label: str, *, studied: bool = False) -> Entry | None:
         """The run of these settings, if it is kept with the ``metrics`` of each user."""
         key = _key(settings)
-        table = self.rows()
-        table = table[table["key"] == key]
-        if table.empty:
+        found = [row for row in self.rows() if row["key"] == key]
+        if not found:
             return None
         arrays = self._load(lambda name: name.startswith(key))
         per_user = {name: arrays[f"{key} {name}"] for name in metrics if f"{key} {name}" in arrays}
         if len(per_user) < len(metrics):
             return None
-        cells = {str(name): text for name, text in table.iloc[-1].items() if text}
-        return Entry({name: text if name in _TEXTS else _number(text) for name, text in cells.items()}, per_user)
+        try:
+            row = {name: v if name in _TEXTS else _number(v) for name, v in found[-1].items() if v}
+        except ValueError as error:
+            raise TableError(f"{self.path}: the row of {label} is damaged ({error})") from error
+        return Entry(row, per_user, label, studied)
 
     def others(self, entry: Entry) -> int:
         """Rows of the same data, model and seed with other settings."""
-        table = self.rows()
-        same = pd.Series(True, index=table.index)
-        for name in ("data", "model", "seed"):
-            same &= table[name] == str(entry.row[name])
-        return int((same & (table["key"] != entry.row["key"])).sum())
+        same = ("data", "model", "seed")
+        rows = (row for row in self.rows() if all(row[name] == str(entry.row[name]) for name in same))
+        return sum(row["key"] != entry.row["key"] for row in rows)
 
     def add(self, entry: Entry) -> None:
         """Keep a run, in place of one with the same settings."""
         key = entry.row["key"]
-        table = self.rows()
-        kept = table[table["key"] != key]
-        row = pd.DataFrame([{name: str(value) for name, value in entry.row.items()}])
-        table = row if kept.empty else pd.concat([kept, row], ignore_index=True).fillna("")
-        last = [name for name in ("key", "settings") if name in table]
-        table = table[[*(name for name in table.columns if name not in last), *last]]
-        arrays = self._load(lambda name: not name.startswith(key))
-        arrays |= {f"{key} {name}": values for name, values in entry.per_user.items()}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # First the arrays: a row without them counts as not run.
-        new = self.arrays.with_name(f"{self.arrays.name}.{os.getpid()}")
-        with new.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        os.replace(new, self.arrays)
-        new = self.path.with_name(f"{self.path.name}.{os.getpid()}")
-        table.to_csv(new, index=False)
-        os.replace(new, self.path)
+        make_folder(self.path.parent)
+        with locked(self.path):
+            rows = [row for row in self.rows() if row["key"] != key]
+            rows.append({name: str(value) for name, value in entry.row.items()})
+            names = list(dict.fromkeys(name for row in rows for name in row))
+            last = [name for name in ("key", "settings") if name in names]
+            names = [*(name for name in names if name not in last), *last]
+            arrays = self._load(lambda name: not name.startswith(key))
+            arrays |= {f"{key} {name}": values for name, values in entry.per_user.items()}
+
+            def save_arrays(file: BinaryIO) -> None:
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+            # First the arrays: a row without them counts as not run.
+            write_atomically(self.arrays, save_arrays)
+            text = io.StringIO(newline="")
+            writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+            write_atomically(self.path, text.getvalue().encode())
 
     def _load(self, wanted: Callable[[str], bool]) -> dict[str, Values]:
         if not self.arrays.exists():
             return {}
-        with np.load(self.arrays, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files if wanted(name)}
+        try:
+            with np.load(self.arrays, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files if wanted(name)}
+        except Exception as error:  # whatever numpy and zlib meet in damaged bytes
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise TableError(f"{self.arrays}: damaged ({reason}); remove it to run its models again") from error
 
 
 def compare(
     data: Interactions,
-    configs: Iterable[Config],
+    plan: Iterable[Planned | Config],
     execute: Callable[[Config], Run],
     *,
     metrics: Sequence[str],
@@ -206,29 +255,42 @@ def compare(
     mask_validation: bool = False,
     table: TableFile | None = None,
     say: Callable[[str], None] = print,
+    failures: list[Failure] | None = None,
 ) -> list[Entry]:
     """Run what is not kept yet, one configuration after the other, and keep each run as soon as it is done.
 
     Args:
         data: the data set.
-        configs: what to run.
+        plan: what to run.
         execute: trains and scores one configuration; must leave the metrics of each user, as
             :func:`~infodcl_geo.experiment.run` does.
         metrics: names of those that are kept for each user.
         ks, mask_validation: with which ``execute`` scores.
         table: where runs are kept; without it all are run.
         say: told how many runs were already there, and of runs with other settings that are not part of the result.
+        failures: a list that takes the runs that end in an error of the library's, so that the others go on; without
+            it the first error ends the comparison.
 
     Returns:
-        One entry for each configuration, in their order.
+        One entry for each configuration that did not fail, in their order.
     """
     entries = []
     found = changed = 0
-    for config in configs:
-        settings = describe(data, config, ks, mask_validation)
-        entry = table.find(settings, metrics) if table is not None else None
+    for planned in plan:
+        one = Planned.of(planned) if isinstance(planned, Config) else planned
+        settings = describe(data, one.config, ks, mask_validation)
+        studied = one.config.recipe.studied
+        entry = table.find(settings, metrics, one.label, studied=studied) if table is not None else None
         if entry is None:
-            entry = entry_of(execute(config), data, settings, metrics)
+            try:
+                run = execute(one.config)
+            except InfodclGeoError as error:
+                if failures is None:
+                    raise
+                failures.append(Failure(one.label, one.config.training.seed, str(error)))
+                say(f"{one.label}, seed {one.config.training.seed}, failed: {error}")
+                continue
+            entry = entry_of(run, data, settings, metrics, one.label)
             if table is not None:
                 table.add(entry)
         else:
@@ -243,79 +305,29 @@ def compare(
     return entries
 
 
-def best_baseline(entries: Iterable[Entry], metric: str) -> str | None:
-    """The baseline of the highest mean validation ``metric``; ``None`` without baselines or without validation."""
-    values: dict[str, list[float]] = {}
-    for entry in entries:
-        if entry.model not in STUDIED and f"valid {metric}" in entry.row:
-            values.setdefault(entry.model, []).append(entry.row[f"valid {metric}"])
-    return max(values, key=lambda model: float(np.mean(values[model])), default=None)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    r"""P-values adjusted for their number (Holm, 1979): :math:`\max_{j \le i} \min(1, (m - j + 1)\, p_{(j)})`."""
-    adjusted = [0.0] * len(p_values)
-    largest = 0.0
-    for place, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
-
-
-def paired_test(differences: Values, test: Test = "t") -> float:
-    """Two-sided p-value that the users' differences are about zero; 1 where there is nothing to test.
-
-    Args:
-        differences: one for each user, ``[n]``.
-        test: 't' is Student's paired test of the mean; 'wilcoxon' the signed-rank test, in which only the users
-            count whose difference is not zero.
-    """
-    from scipy import stats
-
-    if differences.size < 2 or not differences.any():
-        return 1.0
-    if test == "wilcoxon":
-        return float(stats.wilcoxon(differences).pvalue)
-    if np.ptp(differences) == 0:
-        return 0.0
-    return float(stats.ttest_1samp(differences, 0.0).pvalue)
-
-
-def differences(entries: Sequence[Entry], metric: str, baseline: str, test: Test = "t") -> dict[str, Difference]:
-    """Paired comparison of every other model with ``baseline``.
-
-    Each user's ``metric`` is averaged over the seeds of a model; the pairs are the users. So the p-value speaks of
-    other users from where these came, trained with these seeds, not of other seeds.
-
-    Returns:
-        For each other model, in their order, the difference with its p-value adjusted for the number of models.
-    """
-    kept: dict[str, list[Values]] = {}
-    for entry in entries:
-        kept.setdefault(entry.model, []).append(entry.per_user[metric])
-    means = {model: np.mean(values, axis=0) for model, values in kept.items()}
-    gaps = {model: values - means[baseline] for model, values in means.items() if model != baseline}
-    adjusted = holm([paired_test(gap, test) for gap in gaps.values()])
-    return {model: Difference(float(gap.mean()), p) for (model, gap), p in zip(gaps.items(), adjusted, strict=True)}
-
-
 def summary(
-    entries: Sequence[Entry], metrics: Sequence[str], *, significance: bool = False, test: Test = "t"
+    entries: Sequence[Entry],
+    metrics: Sequence[str],
+    *,
+    significance: bool = False,
+    test: Test = "t",
+    failures: Sequence[Failure] = (),
 ) -> tuple[list[str], list[list[str]]]:
     """The table of models: mean and standard deviation of test ``metrics`` over the seeds, seconds an epoch.
 
     Args:
         entries: runs; models are listed in the order of their first.
         metrics: names; the last one selects the baseline, on validation.
-        significance: add a column for each metric with :func:`differences` to :func:`best_baseline`.
-        test: see :func:`paired_test`.
+        significance: add a column for each metric with the differences to the best baseline.
+        test: see :func:`~infodcl_geo.evaluation.significance.paired_test`.
+        failures: runs that ended in an error; each model that has none but these gets a row that says so.
 
     Returns:
         Headers, and the rows of cells.
     """
     runs: dict[str, list[Entry]] = {}
     for entry in entries:
-        runs.setdefault(entry.model, []).append(entry)
+        runs.setdefault(entry.label, []).append(entry)
     headers = ["model", *(f"test {name}" for name in metrics), "s/epoch"]
     rows = []
     for model, group in runs.items():
@@ -326,7 +338,10 @@ def summary(
             cells.append(f"{values.mean():.4f}{spread}")
         seconds = float(np.median([entry.row["seconds_per_epoch"] for entry in group]))
         rows.append([model, *cells, f"{seconds:.3f}" if seconds > 0 else "-"])
-    baseline = best_baseline(entries, metrics[-1]) if significance else None
+    baseline = None
+    if significance and entries:
+        # Among variants of one model there is no baseline: then the first is what the others are compared with.
+        baseline = best_baseline(entries, metrics[-1]) or entries[0].label
     if baseline is not None and len(runs) > 1:
         for name in metrics:
             gaps = differences(entries, name, baseline, test)
@@ -337,43 +352,11 @@ def summary(
                     row.append("")
                 else:
                     row.append(f"{gap.mean:+.4f}, p {'< 0.0001' if gap.p_value < 1e-4 else f'= {gap.p_value:.2g}'}")
+    for label in dict.fromkeys(failure.label for failure in failures):
+        count = sum(failure.label == label for failure in failures)
+        done = next((row for row in rows if row[0] == label), None)
+        if done is not None:
+            done[0] = f"{label} ({count} failed)"
+        else:
+            rows.append([label, "failed", *[""] * (len(headers) - 2)])
     return headers, rows
-
-
-def read_settings(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
-    """Options of models from a YAML or JSON file, as ``benchmarks/tune.py`` writes them.
-
-    The file maps models to options, which are those of the command line; an option of the model itself is written
-    with its dot or as a mapping of its own::
-
-        mf: {num_layers: 1, penalty: 0.011, lr: 0.005}
-        ease: {ease.l2: 200}
-        infodcl:
-          num_layers: 1
-          infodcl: {contrast: 0.005}
-
-    Returns:
-        For each model its options by their names on the command line.
-
-    Raises:
-        ValueError: if the file is not such a mapping; one line that names it.
-    """
-    import yaml  # type: ignore[import-untyped]
-
-    path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: neither YAML nor JSON ({' '.join(str(error).split())})") from error
-    if not isinstance(content, Mapping) or not all(isinstance(options, Mapping) for options in content.values()):
-        raise ValueError(f"{path}: must map models to their options")
-    unknown = [str(model) for model in content if model not in get_args(ModelName)]
-    if unknown:
-        raise ValueError(f"{path}: no model is called {', '.join(unknown)}")
-    settings: dict[str, dict[str, Any]] = {}
-    for model, options in content.items():
-        settings[model] = {}
-        for name, value in options.items():
-            inner = value if isinstance(value, Mapping) else {}
-            settings[model] |= {f"{name}.{part}": v for part, v in inner.items()} or {name: value}
-    return settings

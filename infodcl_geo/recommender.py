@@ -221,7 +221,9 @@ class Recommender:
             name = content["config"].get("model", "")
             found = find_recipe(recipe) if recipe is not None else next((r for r in RECIPES if r.name == name), None)
             if content["restores"] and found is None:
-                raise CheckpointError(f"{folder}: {name} is no model of the library; give its recipe, as file.py:recipe")
+                raise CheckpointError(
+                    f"{folder}: {name} is no model of the library; give its recipe, as file.py:recipe"
+                )
             return cls(
                 {key.removeprefix("state."): value for key, value in tensors.items() if key.startswith("state.")},
                 IdMap.from_json(json.dumps(content["user_ids"])),

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
@@ -22,6 +22,7 @@ from ..configuration import TRAINING, Config, configure, no_such_option
 from ..data.options import DataOptions
 from ..errors import OptionError
 from ..models import RECIPES, Recipe, find_recipe
+from ..settings import read_mapping
 from ..training.loop import TrainOptions
 
 _SECTIONS = ("data", "options", "training")
@@ -32,17 +33,44 @@ class _Formatter(DefaultHelpFormatter):
     """Two columns, each option in a line or two."""
 
     def __init__(self, prog: str, **_: Any) -> None:
-        super().__init__(prog, max_help_position=34, width=_WIDTH)
+        super().__init__(prog, max_help_position=28, width=_WIDTH)
 
     def _get_help_string(self, action: Any) -> str:
-        default = action.default
-        if default in (None, "==SUPPRESS==", False) or not action.option_strings:
-            return action.help or ""
+        text, default = action.help or "", action.default
+        choices = _choices(getattr(action, "_typehint", None))
+        if choices and not all(str(choice) in text for choice in choices):
+            text += f" ({', '.join(map(str, choices))})"
+        if default is None or default is False or default == "==SUPPRESS==" or not action.option_strings:
+            return text
         shown = " ".join(map(str, default)) if isinstance(default, tuple | list) else default
-        return f"{action.help or ''} [{shown}]".strip()
+        return f"{text} [{str(shown).lower() if default is True else shown}]".strip()
+
+    def _metavar_formatter(self, action: Any, default_metavar: str) -> Any:
+        kind = getattr(action, "_typehint", None)
+        metavar = "..." if action.nargs == "+" else _metavar(kind)
+        return lambda size: (metavar,) * size if size != 1 else (metavar,)
+
+    def _format_args(self, action: Any, default_metavar: str) -> str:
+        if action.nargs == 0:
+            return ""
+        return "A B ..." if action.nargs == "+" else _metavar(getattr(action, "_typehint", None))
 
     def _format_usage(self, usage: Any, actions: Any, *rest: Any, **named: Any) -> str:
         return f"usage: {self._prog} [OPTIONS]\n\n"
+
+
+def _choices(kind: Any) -> tuple[Any, ...]:
+    """The values of a ``Literal``."""
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    return tuple(choice for part in get_args(kind) for choice in _choices(part))
+
+
+def _metavar(kind: Any) -> str:
+    """What stands for a value in the help."""
+    kinds = [part for part in (get_args(kind) or (kind,)) if part is not type(None)]
+    names = {int: "N", float: "X", bool: "BOOL", str: "TEXT"}
+    return "NAME" if _choices(kind) else names.get(kinds[0], "VALUE")
 
 
 class Parser(ArgumentParser):
@@ -102,7 +130,9 @@ class Parser(ArgumentParser):
 
     def add_list(self, name: str, default: Sequence[Any], text: str, *, group: Any = None) -> None:
         """An option that takes several values, separated by spaces or commas; read it by :func:`listed`."""
-        (group or self).add_argument(f"--{name}", nargs="+", type=str, default=list(default), help=_first_sentence(text))
+        (group or self).add_argument(
+            f"--{name}", nargs="+", type=str, default=[str(v) for v in default], help=_first_sentence(text)
+        )
 
     def add_dataclass(self, kind: type, title: str, changes: Mapping[str, Any] = {}, skip: Sequence[str] = ()) -> None:
         """An option for each field.
@@ -122,14 +152,11 @@ class Parser(ArgumentParser):
 
 
 def _type_words(kind: Any) -> str:
+    if _choices(kind):
+        return "one of " + ", ".join(map(str, _choices(kind)))
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    if kind in names:
-        return names[kind]
-    arguments = getattr(kind, "__args__", ())
-    if arguments and all(not isinstance(a, type) for a in arguments):
-        return "one of " + ", ".join(map(str, arguments))
-    known = [_type_words(a) for a in arguments if a is not type(None)]
-    return " or ".join(known) if known else str(kind)
+    kinds = [part for part in (get_args(kind) or (kind,)) if part is not type(None)]
+    return " or ".join(names.get(part, str(part)) for part in kinds)
 
 
 @cache
@@ -147,7 +174,12 @@ def documentation(kind: type) -> dict[str, str]:
 
 def _first_sentence(text: str) -> str:
     plain = re.sub(r":\w+:`~?(?:[\w.]+\.)?([\w-]+)`", r"\1", text).replace("``", "").replace("%", "%%")
-    return re.split(r"(?<=[^.])[.;](?:\s|$)|, see ", plain)[0].strip()
+    depth = 0
+    for place, sign in enumerate(plain):
+        depth += (sign == "(") - (sign == ")")
+        if depth == 0 and sign in ".;" and plain[place + 1 : place + 2] in ("", " ") and plain[:place][-2:] != "eq":
+            return plain[:place].partition(", see ")[0]
+    return plain.partition(", see ")[0]
 
 
 def listed(values: Sequence[Any] | str) -> list[str]:
@@ -230,64 +262,20 @@ def file_words(path: str | Path) -> list[str]:
             flat |= {str(key): v for key, v in value.items()}
         else:
             flat[str(name)] = value
-    words = []
     for name, value in flat.items():
         if isinstance(value, Mapping):
             raise OptionError(f"{path}: {name} is an option, so a value, and not names with values")
+    return option_words(flat)
+
+
+def option_words(options: Mapping[str, Any]) -> list[str]:
+    """Options by name as words."""
+    words = []
+    for name, value in options.items():
         if isinstance(value, list | tuple):
             value = ",".join(map(str, value))
         words.append(f"--{name.replace('-', '_')}={value if isinstance(value, str) else json.dumps(value)}")
     return words
-
-
-def read_mapping(path: str | Path, largest: int = 1 << 20) -> dict[str, Any]:
-    """A YAML or JSON file of names with values.
-
-    Args:
-        path: the file.
-        largest: size in bytes above which it is refused.
-
-    Raises:
-        OptionError: if it cannot be read, or holds something else; one line that names it.
-    """
-    import yaml
-
-    path = Path(path)
-    try:
-        if not path.is_file():
-            raise OptionError(f"{path}: no such file")
-        if path.stat().st_size > largest:
-            raise OptionError(f"{path}: larger than {largest >> 20} MiB, so no file of options")
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else yaml.load(text, _NoAliases)
-    except OSError as error:
-        raise OptionError(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        if isinstance(error, OptionError):
-            raise
-        raise OptionError(f"{path}: neither YAML nor JSON ({' '.join(str(error).split())[:160]})") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise OptionError(f"{path}: holds no names with values")
-    return {str(name): value for name, value in content.items()}
-
-
-def _no_aliases() -> Any:
-    import yaml
-
-    class NoAliases(yaml.SafeLoader):
-        """Safe YAML without aliases, a few hundred bytes of which can stand for gigabytes."""
-
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.events.AliasEvent):
-                raise yaml.YAMLError("aliases are not allowed in a file of options")
-            return super().compose_node(parent, index)
-
-    return NoAliases
-
-
-_NoAliases = _no_aliases()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

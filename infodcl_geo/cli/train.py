@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,10 +80,9 @@ def parsed(
 
 def settings_words(path: str, recipe: Recipe) -> list[str]:
     """The options that a settings file has for a model, as words."""
-    from ..comparison import read_settings
+    from ..settings import read_settings
 
-    options = read_settings(path).get(recipe.name, {})
-    return [f"--{name}={v if isinstance(v, str) else json.dumps(v)}" for name, v in options.items()]
+    return parsing.option_words(read_settings(path).get(recipe.name, {}))
 
 
 def main(argv: Sequence[str]) -> int:

@@ -45,4 +45,7 @@ RECIPES: tuple[Recipe, ...] = tuple(
 )
 """The models of the library, in the order of its tables."""
 
-__all__ = ["RECIPES", "Batch", "EmbeddingModel", "Fitted", "Inputs", "Model", "Recipe", "find_recipe"]
+COMPARED: tuple[str, ...] = ("popularity", "lightgcn", "infodcl")
+"""What a comparison shows where nothing is chosen."""
+
+__all__ = ["COMPARED", "RECIPES", "Batch", "EmbeddingModel", "Fitted", "Inputs", "Model", "Recipe", "find_recipe"]

@@ -18,7 +18,7 @@ from ..evaluation.ranking import Ranking, evaluate
 from ..models.base import Model
 from ..models.scoring import Scorer
 from .optim import LazyAdam
-from .sampling import Anchors, BatchSampler
+from .sampling import BatchSampler
 
 
 @dataclass(frozen=True)

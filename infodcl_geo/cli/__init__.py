@@ -1,0 +1,97 @@
+"""The command line. Each subcommand is a file of its own, imported when it is asked for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from .. import __version__
+
+COMMANDS = {
+    "train": "train a model and save it",
+    "compare": "train several models and print a table",
+    "tune": "search the options of models on validation",
+    "evaluate": "score a saved model",
+    "recommend": "recommend items to users of a saved model",
+    "inspect": "print what a data set and its channels hold",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``infodcl-geo``; 0 on success, 1 on an error that the user can mend, 2 on wrong usage."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["--version"]:
+        print(f"infodcl-geo {__version__}")
+        return 0
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0 if words else 2
+    command = words.pop(0)
+    if command not in COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(command, COMMANDS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}"
+        print(f"infodcl-geo: there is no command {command!r}; {hint}", file=sys.stderr)
+        return 2
+    return _run(command, words)
+
+
+def _overview() -> str:
+    lines = [
+        "usage: infodcl-geo COMMAND [OPTIONS]",
+        "",
+        "Train, evaluate and query InfoDCL and its baselines on user-item interactions.",
+        "",
+        "commands:",
+        *(f"  {name:<12}{text}" for name, text in COMMANDS.items()),
+        "",
+        "infodcl-geo COMMAND --help shows the options of a command; infodcl-geo --version the version.",
+    ]
+    return "\n".join(lines)
+
+
+def _run(command: str, words: list[str]) -> int:
+    import warnings
+
+    # torch announces on the first product that its CSR layout is young.
+    warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+    warnings.showwarning = _show_warning
+    from ..errors import InfodclGeoError
+
+    try:
+        _set_threads(words)
+        return int(import_module(f".{command}", __name__).main(words))
+    except InfodclGeoError as error:
+        print(f"infodcl-geo: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"infodcl-geo: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
+    except MemoryError:
+        print("infodcl-geo: there is not enough memory", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("infodcl-geo: interrupted", file=sys.stderr)
+        return 130
+
+
+def _set_threads(words: Sequence[str]) -> None:
+    from ..errors import OptionError
+
+    for place, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name == "--threads":
+            given = value if equals else "".join(words[place + 1 : place + 2])
+            if not given.isdecimal() or not 1 <= int(given) <= 4096:
+                raise OptionError(f"--threads takes a whole number from 1, not {given!r}")
+            import torch
+
+            torch.set_num_threads(int(given))
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *rest: object, **named: object) -> None:
+    ours = category.__module__.startswith("infodcl_geo")
+    print(f"warning: {'' if ours else category.__name__ + ': '}{message}", file=sys.stderr)

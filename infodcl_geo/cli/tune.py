@@ -1,0 +1,133 @@
+"""``infodcl-geo tune``: search the options of models on the validation split."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..configuration import TRAINING, Config
+from ..errors import OptionError
+from ..files import locked, make_folder, write_atomically
+from ..models import RECIPES, Recipe, find_recipe
+from ..settings import read_settings
+from ..tuning import Budget, Search, trial_rows
+from . import parsing
+from .parsing import Parser
+from .train import parsed
+
+DESCRIPTION = (
+    "Search the options of models on the validation split; the test split is not read. The objective is NDCG@20 + "
+    "Recall@20 / 2 of the epoch that validation selects. Each search begins with the model's defaults for each of its "
+    "starts, so it never ends below them. The file that --out names maps each model to the best options found, for "
+    "compare --settings; beside it lies a CSV of all trials. Options given here hold for every trial, are not searched "
+    "and not written: give them to compare as well. With --journal a search is resumed, and shared by processes."
+)
+
+
+def make_parser(recipe: Recipe | None = None, defaults: Mapping[str, Any] = {}) -> Parser:
+    parser = Parser("tune", DESCRIPTION)
+    parser.add_list("models", [r.name for r in RECIPES if r.search is not None], "models to search")
+    parser.add("trials", int | None, None, "budget of each model in trials; 40 where no minutes are given")
+    parser.add("minutes", float | None, None, "budget of each model in minutes of wall-clock")
+    parser.add("out", str | None, None, "settings file (YAML)")
+    parser.add("begin", str | None, None, "settings file whose options are tried first")
+    parser.add("search_seed", int, 1, "of the search; the models train with --seed")
+    parser.add("journal", str | None, None, "file that keeps the trials")
+    parser.add("device", str | None, None, "'cpu' or 'cuda'; CUDA where there is one")
+    parser.add("threads", int | None, None, "CPU threads")
+    parsing.add_data(parser)
+    if recipe is not None:
+        parser.add("model", str, recipe.name, "the model")
+        parsing.add_model(parser, recipe, defaults)
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    from .compare import divided, words_for
+
+    words = parsing.words_of(argv)
+    shared, of_models = divided(words)
+    parser = make_parser()
+    options = parser.parse_args(parsing.with_flags(shared, parser))
+    recipes = [find_recipe(name) for name in parsing.listed(options.models)]
+    trials = 40 if options.trials is None and options.minutes is None else options.trials
+    budget = Budget(trials, options.minutes)
+    if options.out is None:
+        raise OptionError("tune keeps what it finds: give --out FILE.yaml")
+    out = Path(options.out)
+    if out.suffix not in (".yaml", ".yml"):
+        raise OptionError(f"{out}: the settings file is YAML: give it the ending .yaml")
+    make_folder(out.parent)
+    begin = read_settings(options.begin) if options.begin else {}
+    kept = read_settings(out) if out.exists() else {}
+    makers = {}
+    for recipe in recipes:
+        own = words_for(recipe, of_models)
+        makers[recipe.name] = partial(_config, recipe, [*shared, *own])
+        makers[recipe.name]({})  # a wrong word stops here, not after hours
+    search = Search(parsing.data_of(options).load(), device=options.device)
+    fixed = [word[2:].partition("=")[0].rpartition(".")[2] for word in of_models if word.startswith("--")]
+    storage = _storage(options.journal)
+    for recipe in recipes:
+        start = time.perf_counter()
+        study = search.run(
+            makers[recipe.name],
+            budget,
+            fixed=[name for name in fixed if name in {*recipe.option_names, *TRAINING}],
+            storage=storage,
+            seed=options.search_seed,
+            begin=begin.get(recipe.name),
+        )
+        done = [trial for trial in study.trials if trial.values]
+        if not done:
+            print(f"{recipe.name}: no trial was completed")
+            continue
+        kept[recipe.name] = study.best_trial.user_attrs["options"]
+        _keep(out, kept[recipe.name], recipe.name, trial_rows(study))
+        found, minutes = study.best_trial.user_attrs["validation"], (time.perf_counter() - start) / 60
+        numbers = ", ".join(f"{name} {found[name]:.4f}" for name in ("recall@20", "ndcg@20"))
+        number, count = study.best_trial.number, len(study.trials)
+        print(f"{recipe.name}: {numbers} on validation, trial {number} of {count}, {minutes:.1f} minutes")
+        print(f"    {kept[recipe.name]}", flush=True)
+    print(f"saved in {out} and {out.with_suffix('.csv')}")
+    return 0
+
+
+def _config(recipe: Recipe, words: Sequence[str], options: Mapping[str, Any]) -> Config:
+    # What is fixed comes last: it holds for every trial.
+    return parsed([*parsing.option_words(options), *words], recipe, make_parser)[1]
+
+
+def _storage(journal: str | None) -> Any:
+    if journal is None:
+        return None
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    make_folder(Path(journal).parent)
+    return optuna.storages.JournalStorage(JournalFileBackend(journal))
+
+
+def _keep(out: Path, options: Mapping[str, Any], model: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Put the best options of a model into the settings file, and its trials into the CSV beside it."""
+    import yaml
+
+    with locked(out):
+        settings = read_settings(out) if out.exists() else {}
+        settings[model] = dict(options)
+        write_atomically(out, yaml.safe_dump(settings, sort_keys=True).encode())
+        trials = out.with_suffix(".csv")
+        old: list[dict[str, Any]] = []
+        if trials.exists():
+            with trials.open(newline="", encoding="utf-8") as file:
+                old = [row for row in csv.DictReader(file) if row.get("model") != model]
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(rows[0]), extrasaction="ignore", restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*old, *rows])
+        write_atomically(trials, text.getvalue().encode())

@@ -1,0 +1,287 @@
+"""A search of a model's options on the validation split, by Optuna (the extra ``tune``)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+
+from .channels.base import Channel, Vectors
+from .channels.build import ChannelOptions, channel_builders
+from .configuration import Config
+from .data.interactions import Interactions
+from .errors import InfodclGeoError, OptionError
+from .experiment import fit
+from .models import Recipe
+from .pretraining import best_num_layers, pretrain, spectral_vectors
+
+try:
+    import optuna
+except ImportError:  # pragma: no cover
+    optuna = None  # type: ignore[assignment]
+
+_CHANNEL_OPTIONS = tuple(part.name for part in fields(ChannelOptions))
+MOST_TRIALS_OF_A_CLOSED_FORM = 100
+"""One or two numbers are exhausted by then."""
+
+
+def quality(validation: Mapping[str, float]) -> float:
+    """What a search maximises: NDCG@20 + Recall@20 / 2 of the epoch that validation selects."""
+    return validation["ndcg@20"] + validation["recall@20"] / 2
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a search ends.
+
+    Args:
+        trials: finished trials, pruned ones included.
+        minutes: of wall-clock. The first trial of each start is always finished.
+    """
+
+    trials: int | None = 40
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.trials is None and self.minutes is None:
+            raise OptionError("a search needs a budget: trials, minutes, or both")
+        if self.trials is not None and self.trials < 1:
+            raise OptionError(f"trials must be at least 1, not {self.trials}")
+        if self.minutes is not None and not self.minutes > 0:
+            raise OptionError(f"minutes must be positive, not {self.minutes}")
+
+
+class _Names:
+    """A :class:`~infodcl_geo.models.recipe.Space` that only lists what is asked."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def number(self, name: str, low: float, high: float, *, log: bool = True) -> None:
+        self.names.append(name)
+
+    def whole(self, name: str, low: int, high: int, *, log: bool = False) -> None:
+        self.names.append(name)
+
+    def choice(self, name: str, choices: Sequence[Any]) -> None:
+        self.names.append(name)
+
+
+class _Trial:
+    """A :class:`~infodcl_geo.models.recipe.Space` that an Optuna trial answers, but for what is fixed."""
+
+    def __init__(self, trial: Any, fixed: Sequence[str]) -> None:
+        self.trial, self.fixed = trial, set(fixed)
+        self.options: dict[str, Any] = {}
+
+    def number(self, name: str, low: float, high: float, *, log: bool = True) -> None:
+        if name not in self.fixed:
+            # Rounded before use, so that a file of settings holds exactly what was tried.
+            self.options[name] = float(f"{self.trial.suggest_float(name, low, high, log=log and low > 0):.3g}")
+
+    def whole(self, name: str, low: int, high: int, *, log: bool = False) -> None:
+        if name not in self.fixed:
+            self.options[name] = self.trial.suggest_int(name, low, high, log=log)
+
+    def choice(self, name: str, choices: Sequence[Any]) -> None:
+        if name not in self.fixed:
+            self.options[name] = self.trial.suggest_categorical(name, choices)
+
+
+def searched(recipe: Recipe) -> list[str]:
+    """Names of the options that the search of a model varies."""
+    names = _Names()
+    if recipe.search is not None:
+        recipe.search(names)
+    return names.names
+
+
+class Search:
+    """The searches on one data set.
+
+    Args:
+        data: interactions with a validation split; the test split is not read.
+        device: where models are trained.
+
+    Raises:
+        OptionError: without a validation split, or without Optuna.
+    """
+
+    def __init__(self, data: Interactions, *, device: torch.device | str | None = None) -> None:
+        if optuna is None:
+            raise OptionError("a search needs Optuna: pip install 'infodcl-geo[tune]'")
+        if not data.valid.size(1):
+            raise OptionError(f"{data.name} has no validation split to search on")
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.data, self.device = data, device
+        self._vectors: dict[str, Vectors] = {}
+        self._channels: dict[str, list[Channel]] = {}
+
+    def _prepared(self, config: Config) -> dict[str, Any]:
+        """Pretrained vectors and channels of the trial, made once for all trials that share their options."""
+        if not config.uses_vectors or config.recipe.closed_form:
+            return {}
+        options: Any = config.options
+        of_vectors = (options.pretraining, options.smoothing, options.power, options.dim, config.training.seed)
+        key = json.dumps(of_vectors)
+        if key not in self._vectors:
+            self._vectors[key] = pretrain(self.data, options, seed=config.training.seed)[1]
+        vectors = self._vectors[key]
+        if not config.recipe.reads_channels:
+            return {"vectors": vectors}
+        of_channels = {name: value for name, value in vars(options).items() if name in _CHANNEL_OPTIONS}
+        channel_key = key + json.dumps(of_channels, sort_keys=True)
+        if channel_key not in self._channels:
+            builders = channel_builders(options, self.data)
+            self._channels[channel_key] = [build(self.data, vectors) for build in builders]
+        return {"vectors": vectors, "channels": self._channels[channel_key]}
+
+    def run(
+        self,
+        make: Callable[[Mapping[str, Any]], Config],
+        budget: Budget,
+        *,
+        fixed: Sequence[str] = (),
+        storage: Any = None,
+        seed: int = 1,
+        begin: Mapping[str, Any] | None = None,
+        say: Callable[[str], None] = print,
+    ) -> Any:
+        """Search one model until its budget is spent.
+
+        Each search begins with the model's own defaults, then with those of its other starts (of ``begin`` before
+        them), so it never ends below them; it goes on by Optuna's TPE with median pruning.
+
+        Args:
+            make: the configuration with the given options over the defaults; its model is searched.
+            budget: when to stop. It is never cut to less than one finished trial of each start, and that is said.
+            fixed: names of options that ``make`` fixes; they are not searched.
+            storage: an Optuna storage, so that a search can be resumed and shared.
+            seed: of the search; the models train with the seed of ``make``.
+            begin: options to try first, such as those found on another data set.
+            say: told what does not fit the budget.
+
+        Returns:
+            The Optuna study; each trial has ``options``, ``validation`` and ``best_epoch`` among its attributes.
+        """
+        recipe = make({}).recipe
+        if recipe.search is None:
+            raise OptionError(f"{recipe.name} has nothing to search")
+        study = optuna.create_study(
+            study_name=recipe.name,
+            storage=storage,
+            load_if_exists=True,
+            direction="maximize",
+            sampler=optuna.samplers.TPESampler(seed=seed, multivariate=True),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=8, n_warmup_steps=50),
+        )
+        starts = self.starts(make, fixed, begin)
+        if not study.trials:
+            for start in starts:
+                study.enqueue_trial(start)
+        trials = budget.trials
+        if recipe.closed_form:
+            trials = min(trials or MOST_TRIALS_OF_A_CLOSED_FORM, MOST_TRIALS_OF_A_CLOSED_FORM)
+        first = len(starts)
+        spent = sum((t.duration.total_seconds() for t in study.trials if t.duration is not None), 0.0)
+        deadline = float("inf") if budget.minutes is None else time.monotonic() + 60 * budget.minutes - spent
+        said = False
+        while True:
+            ended = [t for t in study.trials if t.state.is_finished()]
+            # A trial that was cut off by a kill is still waiting to be asked again.
+            if len(ended) >= first and (time.monotonic() > deadline or (trials is not None and len(ended) >= trials)):
+                break
+            over = time.monotonic() > deadline or (trials is not None and len(ended) >= trials)
+            if over and not said:
+                said = True
+                say(f"{recipe.name}: the budget is over, but each start gets one finished trial ({first} in all)")
+            study.optimize(
+                lambda trial: self._trial(trial, make, fixed, deadline, trial.number < first),
+                n_trials=1,
+                catch=(FloatingPointError, InfodclGeoError),
+            )
+        return study
+
+    def starts(
+        self, make: Callable[[Mapping[str, Any]], Config], fixed: Sequence[str], begin: Mapping[str, Any] | None
+    ) -> list[dict[str, Any]]:
+        """What is tried first: ``begin``, then the defaults of each start of the model, as values to be searched."""
+        recipe = make({}).recipe
+        names = [name for name in searched(recipe) if name not in fixed]
+        own = make({})
+        configs = [own]
+        init = getattr(own.options, "init", None)
+        if init is not None and "init" not in fixed:
+            configs += [make({"init": other}) for other in ("normal", "pretrained") if other != init]
+        starts = []
+        for config in configs:
+            values = self._with_what_is_chosen(config).flat()
+            starts.append({name: values[name] for name in names if values.get(name) is not None})
+        if begin:
+            starts.insert(0, {**starts[0], **{name: begin[name] for name in names if name in begin}})
+        return starts
+
+    def _with_what_is_chosen(self, config: Config) -> Config:
+        """The smoothing and the number of layers as numbers, where a run would choose them."""
+        options: Any = config.options
+        if getattr(options, "num_layers", 1) is not None:
+            return config
+        options, vectors = spectral_vectors(self.data, options)
+        return replace(config, options=replace(options, num_layers=best_num_layers(self.data, vectors)))
+
+    def _trial(
+        self,
+        trial: Any,
+        make: Callable[[Mapping[str, Any]], Config],
+        fixed: Sequence[str],
+        deadline: float,
+        is_start: bool,
+    ) -> float:
+        space = _Trial(trial, fixed)
+        config = make({})
+        assert config.recipe.search is not None
+        config.recipe.search(space)
+        trial.set_user_attr("options", space.options)
+        config = make(space.options)
+        best = 0.0
+
+        def report(epoch: int, metrics: Mapping[str, float]) -> None:
+            nonlocal best
+            best = max(best, quality(metrics))
+            trial.report(best, epoch)
+            if not is_start and (trial.should_prune() or time.monotonic() > deadline):
+                raise optuna.TrialPruned
+
+        outcome = fit(
+            self.data,
+            config,
+            **self._prepared(config),
+            ks=(20,),
+            device=self.device,
+            progress=False,
+            on_evaluation=report,
+        )
+        trial.set_user_attr("validation", outcome.result.validation)
+        trial.set_user_attr("best_epoch", outcome.result.best_epoch)
+        return quality(outcome.result.validation)
+
+
+def trial_rows(study: Any) -> list[dict[str, Any]]:
+    """The trials of a study as rows of a table."""
+    return [
+        {
+            "model": study.study_name,
+            "trial": trial.number,
+            "state": trial.state.name.lower(),
+            "seconds": round(trial.duration.total_seconds(), 1) if trial.duration else "",
+            "best_epoch": trial.user_attrs.get("best_epoch", ""),
+            "valid ndcg@20": trial.user_attrs.get("validation", {}).get("ndcg@20", ""),
+            "valid recall@20": trial.user_attrs.get("validation", {}).get("recall@20", ""),
+            "options": json.dumps(trial.user_attrs.get("options", {})),
+        }
+        for trial in study.trials
+    ]
