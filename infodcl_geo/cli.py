@@ -23,7 +23,7 @@ from .data.ids import InteractionWarning
 from .data.interactions import Interactions, Split, load_interactions
 from .data.named import NAMED, load_named
 from .data.text_files import Format
-from .evaluation.ranking import by_item_degree, by_user_degree
+from .evaluation.groups import by_item_degree, by_user_degree
 from .experiment import (
     CLOSED_FORMS,
     Config,

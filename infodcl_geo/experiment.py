@@ -17,7 +17,8 @@ from .channels.modal import Modal, load_features
 from .channels.similarity import ItemSimilarity, UserSimilarity
 from .channels.social import Social, load_social
 from .data.interactions import Interactions
-from .evaluation.ranking import Ranking, by_item_degree, by_user_degree, evaluate
+from .evaluation.groups import by_item_degree, by_user_degree
+from .evaluation.ranking import Ranking, evaluate
 from .graph.graph import normalized_adjacency, propagate
 from .graph.spectral import DEFAULT_SMOOTHING, EXACT_NODES, SVDOptions, spectral_embeddings
 from .models.base import EmbeddingModel, Model
@@ -244,9 +245,9 @@ class Run:
     channels: list[Channel] = field(default_factory=list)
     """channels that were built or given ready"""
     test_by_user_degree: dict[str, dict[str, float]] = field(default_factory=dict)
-    """see :func:`~infodcl_geo.evaluation.ranking.by_user_degree`"""
+    """see :func:`~infodcl_geo.evaluation.groups.by_user_degree`"""
     test_by_item_degree: dict[str, dict[str, float]] = field(default_factory=dict)
-    """see :func:`~infodcl_geo.evaluation.ranking.by_item_degree`"""
+    """see :func:`~infodcl_geo.evaluation.groups.by_item_degree`"""
 
     def metrics(self) -> dict[str, Any]:
         """Content of ``metrics.json``."""

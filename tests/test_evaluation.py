@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from infodcl_geo.cli import main
-from infodcl_geo.evaluation.ranking import by_item_degree, by_user_degree, evaluate, rank_items
+from infodcl_geo.evaluation.groups import by_item_degree, by_user_degree
+from infodcl_geo.evaluation.ranking import evaluate, rank_items
 from infodcl_geo.models.scoring import Scorer, dot_scorer
 
 
