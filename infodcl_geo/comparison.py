@@ -8,20 +8,17 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from .data.interactions import Interactions
+from .evaluation.significance import Test, Values, best_baseline, differences
 from .experiment import CLOSED_FORMS, Config, ModelName, Run
 
 STUDIED: frozenset[str] = frozenset({"infodcl", "simdiff", "diffcl"})
 """Models that this library is about; every other model is a baseline."""
-
-Test = Literal["t", "wilcoxon"]
-Values = npt.NDArray[np.float64]
 
 _TEXTS = ("data", "model", "key", "settings")
 
@@ -41,19 +38,6 @@ class Entry:
     @property
     def model(self) -> str:
         return str(self.row["model"])
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How a model differs from the baseline.
-
-    Args:
-        mean: mean of the users' differences, model minus baseline.
-        p_value: of the paired test that there is none, adjusted for the number of models by Holm's method.
-    """
-
-    mean: float
-    p_value: float
 
 
 def describe(data: Interactions, config: Config, ks: Sequence[int], mask_validation: bool) -> str:
@@ -243,62 +227,6 @@ def compare(
     return entries
 
 
-def best_baseline(entries: Iterable[Entry], metric: str) -> str | None:
-    """The baseline of the highest mean validation ``metric``; ``None`` without baselines or without validation."""
-    values: dict[str, list[float]] = {}
-    for entry in entries:
-        if entry.model not in STUDIED and f"valid {metric}" in entry.row:
-            values.setdefault(entry.model, []).append(entry.row[f"valid {metric}"])
-    return max(values, key=lambda model: float(np.mean(values[model])), default=None)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    r"""P-values adjusted for their number (Holm, 1979): :math:`\max_{j \le i} \min(1, (m - j + 1)\, p_{(j)})`."""
-    adjusted = [0.0] * len(p_values)
-    largest = 0.0
-    for place, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
-
-
-def paired_test(differences: Values, test: Test = "t") -> float:
-    """Two-sided p-value that the users' differences are about zero; 1 where there is nothing to test.
-
-    Args:
-        differences: one for each user, ``[n]``.
-        test: 't' is Student's paired test of the mean; 'wilcoxon' the signed-rank test, in which only the users
-            count whose difference is not zero.
-    """
-    from scipy import stats
-
-    if differences.size < 2 or not differences.any():
-        return 1.0
-    if test == "wilcoxon":
-        return float(stats.wilcoxon(differences).pvalue)
-    if np.ptp(differences) == 0:
-        return 0.0
-    return float(stats.ttest_1samp(differences, 0.0).pvalue)
-
-
-def differences(entries: Sequence[Entry], metric: str, baseline: str, test: Test = "t") -> dict[str, Difference]:
-    """Paired comparison of every other model with ``baseline``.
-
-    Each user's ``metric`` is averaged over the seeds of a model; the pairs are the users. So the p-value speaks of
-    other users from where these came, trained with these seeds, not of other seeds.
-
-    Returns:
-        For each other model, in their order, the difference with its p-value adjusted for the number of models.
-    """
-    kept: dict[str, list[Values]] = {}
-    for entry in entries:
-        kept.setdefault(entry.model, []).append(entry.per_user[metric])
-    means = {model: np.mean(values, axis=0) for model, values in kept.items()}
-    gaps = {model: values - means[baseline] for model, values in means.items() if model != baseline}
-    adjusted = holm([paired_test(gap, test) for gap in gaps.values()])
-    return {model: Difference(float(gap.mean()), p) for (model, gap), p in zip(gaps.items(), adjusted, strict=True)}
-
-
 def summary(
     entries: Sequence[Entry], metrics: Sequence[str], *, significance: bool = False, test: Test = "t"
 ) -> tuple[list[str], list[list[str]]]:
@@ -326,7 +254,7 @@ def summary(
             cells.append(f"{values.mean():.4f}{spread}")
         seconds = float(np.median([entry.row["seconds_per_epoch"] for entry in group]))
         rows.append([model, *cells, f"{seconds:.3f}" if seconds > 0 else "-"])
-    baseline = best_baseline(entries, metrics[-1]) if significance else None
+    baseline = best_baseline(entries, metrics[-1], STUDIED) if significance else None
     if baseline is not None and len(runs) > 1:
         for name in metrics:
             gaps = differences(entries, name, baseline, test)

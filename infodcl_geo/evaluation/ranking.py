@@ -81,7 +81,7 @@ def rank_items(
     num_users: int,
     num_items: int,
     seen: Sequence[Tensor] = (),
-    chunk_size: int = 1024,
+    chunk_size: int = 512,
     item_chunk_size: int = 65536,
     name: str = "the model",
 ) -> tuple[Tensor, Tensor]:
@@ -103,9 +103,7 @@ def rank_items(
     Raises:
         ScoreError: if a score is NaN or infinite.
     """
-    return _rank(
-        scorer, users, k, num_users, num_items, seen, chunk_size, item_chunk_size, name, all_exact=True
-    )
+    return _rank(scorer, users, k, num_users, num_items, seen, chunk_size, item_chunk_size, name, all_exact=True)
 
 
 @torch.no_grad()
@@ -117,7 +115,7 @@ def evaluate(
     num_items: int,
     seen: Sequence[Tensor] = (),
     ks: Sequence[int] = (10, 20, 50),
-    chunk_size: int = 1024,
+    chunk_size: int = 512,
     item_chunk_size: int = 65536,
     train: Tensor | None = None,
     item_counts: Tensor | None = None,
