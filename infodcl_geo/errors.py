@@ -19,5 +19,9 @@ class TrainingError(InfodclGeoError, FloatingPointError):
     """Training met a value that is not finite; the message names the model, the step and the term."""
 
 
+class ScoreError(InfodclGeoError):
+    """A model gave a score that is no finite number; the message names the model, the user and the item."""
+
+
 class CheckpointError(InfodclGeoError):
     """A checkpoint that cannot be read; the message is one line and names the file."""

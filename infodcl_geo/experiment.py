@@ -18,7 +18,8 @@ from .data.interactions import Interactions
 from .data.options import DataOptions
 from .environment import device_of, versions
 from .errors import OptionError
-from .evaluation.ranking import Ranking, by_item_degree, by_user_degree
+from .evaluation.groups import by_item_degree, by_user_degree
+from .evaluation.ranking import Ranking
 from .models import RECIPES, EmbeddingModel, Inputs, Model, Recipe
 from .models.scoring import Scorer
 from .pretraining import best_num_layers, pretrain
@@ -47,9 +48,9 @@ class Run:
     channels: list[Channel] = field(default_factory=list)
     """channels that were built or given ready"""
     test_by_user_degree: dict[str, dict[str, float]] = field(default_factory=dict)
-    """see :func:`~infodcl_geo.evaluation.ranking.by_user_degree`"""
+    """see :func:`~infodcl_geo.evaluation.groups.by_user_degree`"""
     test_by_item_degree: dict[str, dict[str, float]] = field(default_factory=dict)
-    """see :func:`~infodcl_geo.evaluation.ranking.by_item_degree`"""
+    """see :func:`~infodcl_geo.evaluation.groups.by_item_degree`"""
 
     @property
     def embeddings(self) -> tuple[Tensor, Tensor] | None:

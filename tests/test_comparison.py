@@ -19,20 +19,10 @@ from scipy import stats
 from test_ease import blocks
 
 from infodcl_geo.cli import main
-from infodcl_geo.comparison import (
-    Entry,
-    TableFile,
-    best_baseline,
-    compare,
-    describe,
-    differences,
-    holm,
-    paired_test,
-    read_settings,
-    summary,
-)
+from infodcl_geo.comparison import STUDIED, Entry, TableFile, compare, describe, read_settings, summary
 from infodcl_geo.data.interactions import Interactions
 from infodcl_geo.evaluation.ranking import Ranking
+from infodcl_geo.evaluation.significance import best_baseline, differences, holm, paired_test
 from infodcl_geo.experiment import Config, Run, best_num_layers, default_config, spectral_vectors
 from infodcl_geo.graph.spectral import SVDOptions
 from infodcl_geo.models import EASEOptions
@@ -195,9 +185,9 @@ def test_the_best_baseline_is_chosen_on_validation_alone() -> None:
         entry("mf", 1, [0.8], valid=0.4),
         entry("sgl", 0, [0.2], valid=0.3),
     ]
-    assert best_baseline(entries, "ndcg@20") == "sgl"
-    assert best_baseline(entries[:3], "ndcg@20") is None
-    assert best_baseline([entry("mf", 0, [0.5])], "ndcg@20") is None
+    assert best_baseline(entries, "ndcg@20", STUDIED) == "sgl"
+    assert best_baseline(entries[:3], "ndcg@20", STUDIED) is None
+    assert best_baseline([entry("mf", 0, [0.5])], "ndcg@20", STUDIED) is None
 
 
 def test_differences_are_means_over_seeds_paired_by_user() -> None:

@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from infodcl_geo.cli import main
-from infodcl_geo.evaluation.ranking import by_item_degree, by_user_degree, evaluate, rank_items
+from infodcl_geo.evaluation.groups import by_item_degree, by_user_degree
+from infodcl_geo.evaluation.metrics import METRICS
+from infodcl_geo.evaluation.ranking import evaluate, rank_items
+from infodcl_geo.kernels.ties import tie_order
 from infodcl_geo.models.scoring import Scorer, dot_scorer
 
 
@@ -21,13 +24,20 @@ def table(scores: Tensor) -> Scorer:
     return lambda rows, window: scores[rows][:, window].clone()
 
 
+def by_rule(scores: Tensor, user: int, hidden: set[int]) -> list[int]:
+    """The user's list: descending score, equal ones by the tie rule."""
+    rule = tie_order(torch.tensor(user), torch.arange(scores.size(1))).tolist()
+    left = (item for item in range(scores.size(1)) if item not in hidden)
+    return sorted(left, key=lambda item: (-float(scores[user, item]), rule[item]))
+
+
 def naive(scores: Tensor, held_out: Tensor, seen: Tensor, k: int) -> dict[str, float]:
-    sums = dict.fromkeys(("recall", "ndcg", "precision", "mrr", "hit"), 0.0)
+    sums = dict.fromkeys(METRICS, 0.0)
     users = sorted(set(held_out[0].tolist()))
     for user in users:
         targets = {i for u, i in held_out.T.tolist() if u == user}
         hidden = {i for u, i in seen.T.tolist() if u == user}
-        ranked = sorted((i for i in range(scores.size(1)) if i not in hidden), key=lambda i: -float(scores[user, i]))
+        ranked = by_rule(scores, user, hidden)
         hits = [1.0 if item in targets else 0.0 for item in ranked[:k]]
         sums["recall"] += sum(hits) / len(targets)
         sums["precision"] += sum(hits) / k
@@ -35,6 +45,7 @@ def naive(scores: Tensor, held_out: Tensor, seen: Tensor, k: int) -> dict[str, f
         sums["mrr"] += max((h / (j + 1) for j, h in enumerate(hits)), default=0.0)
         ideal = sum(1 / math.log2(j + 2) for j in range(min(k, len(targets))))
         sums["ndcg"] += sum(h / math.log2(j + 2) for j, h in enumerate(hits)) / ideal
+        sums["map"] += sum(h * sum(hits[: j + 1]) / (j + 1) for j, h in enumerate(hits)) / min(k, len(targets))
     return {name: value / len(users) for name, value in sums.items()}
 
 
@@ -50,6 +61,7 @@ def test_by_hand() -> None:
     assert got["ndcg@3"] == pytest.approx((1 + 0.5) / ideal)
     assert got["mrr@3"] == 1.0
     assert got["hit@3"] == 1.0
+    assert got["map@3"] == pytest.approx((1 + 2 / 3) / 3)
     unmasked = evaluate(table(scores), held_out, num_users=1, num_items=5, ks=(1, 2)).mean()
     assert unmasked["recall@1"] == 0
     assert unmasked["mrr@2"] == 0.5
@@ -118,11 +130,25 @@ def test_groups_by_degree_by_hand() -> None:
     assert ranking.pairs.tolist() == held_out.tolist()
     assert ranking.place.tolist() == [1, 0, 2, 0]  # place 4 is beyond the largest cut-off
 
-    users = by_user_degree(ranking, torch.tensor([5, 6, 0]), edges=(5, 10))
-    assert list(users) == ["0-5", "6-10", "11+"]
-    assert users["0-5"]["users"] == 2
-    assert users["0-5"]["recall@1"] == pytest.approx((1 / 2 + 0) / 2)
+    users = by_user_degree(ranking, torch.tensor([5, 6, 1]), edges=(5, 10))
+    assert list(users) == ["0", "1-5", "6-10", "11+"]
+    assert users["1-5"]["users"] == 2
+    assert users["1-5"]["recall@1"] == pytest.approx((1 / 2 + 0) / 2)
     assert users["6-10"]["recall@1"] == 0
+    # Who has no training interaction is in no group with others.
+    assert by_user_degree(ranking, torch.tensor([5, 6, 0]), edges=(5, 10))["0"] == {
+        "users": 1,
+        **ranking.mean_of(torch.tensor([False, False, True])),
+    }
+    assert list(by_user_degree(ranking, torch.tensor([5, 6, 0]))) == [
+        "0",
+        "1-5",
+        "6-10",
+        "11-15",
+        "16-20",
+        "21-25",
+        "26+",
+    ]
     assert users["6-10"]["hit@2"] == 1
     assert users["11+"] == {"users": 0}
 
@@ -153,7 +179,7 @@ def test_groups_match_the_loop(seed: int, k: int) -> None:
         low, _, high = name.rstrip("+").partition("-")
         return int(low) <= degree <= (10**9 if name.endswith("+") else int(high or low))
 
-    for name in ("0-1", "2", "3-4", "5+"):
+    for name in ("0", "1", "2", "3-4", "5+"):
         own = [user for user in held_out[0].unique().tolist() if is_in(int(user_degree[user]), name)]
         assert by_user[name]["users"] == len(own)
         if own:
@@ -164,7 +190,7 @@ def test_groups_match_the_loop(seed: int, k: int) -> None:
         for user, item in held_out.T.tolist():
             if is_in(int(item_degree[item]), name):
                 hidden = {i for u, i in seen.T.tolist() if u == user}
-                ranked = sorted((i for i in range(items) if i not in hidden), key=lambda i: -float(scores[user, i]))
+                ranked = by_rule(scores, user, hidden)
                 found.append(item in ranked[:k])
         assert by_item[name]["pairs"] == len(found)
         if found:

@@ -27,7 +27,7 @@ def make_parser() -> Parser:
 def main(argv: Sequence[str]) -> int:
     import torch
 
-    from ..evaluation.ranking import by_item_degree, by_user_degree
+    from ..evaluation.groups import by_item_degree, by_user_degree
     from ..recommender import Recommender
 
     parser = make_parser()

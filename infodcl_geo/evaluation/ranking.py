@@ -1,19 +1,38 @@
-"""All-ranking evaluation: every item is ranked for every user, in chunks of users and items."""
+r"""All-ranking evaluation: every item is ranked for every user, in chunks of users and items.
+
+**The order.** A user's items are ordered by descending score, and items of equal score by ascending
+:func:`~infodcl_geo.kernels.ties.tie_order` of (user row, item row): a fixed shuffle of the items, another one for each
+user. So a list depends on the scores alone, whatever the cut-off, the chunks, the threads and the device, and the first
+three of a list of five are the list of three. The score of an
+:class:`~infodcl_geo.models.scoring.ExactScorer` is its exact one; that of any other scorer is what it returns.
+
+**What it costs.** Fast scores are taken a chunk at a time, and a few more of the largest than are asked for. With
+:math:`|\text{fast} - \text{exact}| \le e_u` the k best items are among those of fast scores
+:math:`\ge t_u - 2 e_u`, :math:`t_u` the k-th largest: k of them have exact scores of at least :math:`t_u - e_u`, and what
+is not among them has less. Where the few more reach below that, which nearly always holds, only neighbours closer than
+:math:`2 e_u` are scored exactly. Users for whom they do not (ties at the cut) are done again over all items.
+"""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..models.scoring import Scorer, UserRows
+from ..errors import OptionError, ScoreError
+from ..kernels.ties import tie_order
+from ..models.scoring import ExactScorer, Scorer, UserRows
+from .metrics import accuracy, beyond_accuracy
 
-METRICS = ("recall", "ndcg", "precision", "mrr", "hit")
-DEGREES = (5, 10, 15, 20, 25)
-"""Bounds of the groups by training degree: up to 5 interactions, 6 to 10, ..., 21 to 25, more."""
+_SPARE = 14
+"""Candidates beyond the cut-off."""
+_STRIPE = 8
+"""Columns of which the largest is taken first, to look for candidates among the few stripes with large ones."""
+_TIED_SCORES = 1 << 21
+"""Scores of users with ties at the cut that are looked at together."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +42,7 @@ class Ranking:
     users: Tensor
     """``[n]`` users with at least one held-out item"""
     per_user: dict[str, Tensor]
-    """``"recall@20"`` and the like, float64 ``[n]`` each"""
+    """``"recall@20"`` and the like, float64 ``[n]`` each; see :func:`~infodcl_geo.evaluation.metrics.accuracy`"""
     ks: tuple[int, ...]
     """cut-offs of the metrics"""
     pairs: Tensor
@@ -31,10 +50,26 @@ class Ranking:
     place: Tensor
     """place of each held-out pair's item in its user's list, 1 for the best and 0 for none up to the largest cut-off,
     int64 ``[E]``"""
+    cold: Tensor | None = None
+    """which of ``users`` have no training interaction, bool ``[n]``; ``None`` where that was not known"""
+    cold_items: int = 0
+    """distinct held-out items without a training interaction"""
+    beyond: dict[str, float] = field(default_factory=dict)
+    """``"coverage@20"`` and the like, see :func:`~infodcl_geo.evaluation.metrics.beyond_accuracy`; empty unless the
+    counts of the items were given"""
+
+    @property
+    def cold_users(self) -> int:
+        """Number of evaluated users without a training interaction."""
+        return 0 if self.cold is None else int(self.cold.sum())
 
     def mean(self) -> dict[str, float]:
-        """Average of each metric over the evaluated users (NaN if there are none)."""
+        """Average of each metric over the evaluated users, cold ones included (NaN if there are none)."""
         return {name: float(values.mean()) for name, values in self.per_user.items()}
+
+    def mean_of(self, mask: Tensor) -> dict[str, float]:
+        """Average of each metric over the evaluated users in ``mask`` (bool ``[n]``; NaN if there are none)."""
+        return {name: float(values[mask].mean()) for name, values in self.per_user.items()}
 
 
 @torch.no_grad()
@@ -46,47 +81,32 @@ def rank_items(
     num_users: int,
     num_items: int,
     seen: Sequence[Tensor] = (),
-    chunk_size: int = 1024,
+    chunk_size: int = 512,
     item_chunk_size: int = 65536,
+    name: str = "the model",
 ) -> tuple[Tensor, Tensor]:
-    """The ``k`` best items of each user, seen items left out.
+    """The ``k`` best items of each user, seen items left out; equal scores are ordered as this module says.
 
     Args:
-        scorer: see :data:`~infodcl_geo.models.scoring.Scorer`.
-        users: sorted distinct users ``[n]``.
+        scorer: see :data:`~infodcl_geo.models.scoring.Scorer` and
+            :class:`~infodcl_geo.models.scoring.ExactScorer`.
+        users: distinct users ``[n]``.
         seen: pairs ``[2, E]`` that must not be recommended (training interactions, say).
         chunk_size: users scored at a time.
         item_chunk_size: items scored at a time; never more than ``chunk_size * item_chunk_size`` scores are held.
+        name: of the model, for messages.
 
     Returns:
         Items ``[n, k]`` and scores ``[n, k]``, best first. Where fewer than ``k`` items are left the item is -1 and
         the score ``-inf``; a list longer than the catalogue is cut to its length.
+
+    Raises:
+        ScoreError: if a score is NaN or infinite.
     """
-    known = UserRows(torch.cat(list(seen), dim=1), num_users, num_items) if len(seen) else None
-    items, values = [], []
-    for chunk in users.split(chunk_size):
-        position, hidden = known.pairs(chunk) if known is not None else (None, None)
-        value, item = torch.empty(0), torch.empty(0)
-        for start in range(0, num_items, item_chunk_size):
-            window = slice(start, min(start + item_chunk_size, num_items))
-            scores = scorer(chunk, window)
-            if position is not None and hidden is not None:
-                inside = (hidden >= start) & (hidden < window.stop)
-                scores[position[inside], hidden[inside] - start] = -torch.inf
-            new_value, new_item = scores.topk(min(k, scores.size(1)), dim=1)
-            new_item += start
-            if start:
-                new_value, new_item = torch.cat([value, new_value], 1), torch.cat([item, new_item], 1)
-                new_value, place = new_value.topk(min(k, new_value.size(1)), dim=1)
-                new_item = new_item.gather(1, place)
-            value, item = new_value, new_item
-        items.append(item.masked_fill(value == -torch.inf, -1))
-        values.append(value)
-    if not items:
-        return users.new_empty(0, k), torch.empty(0, k, device=users.device)
-    return torch.cat(items), torch.cat(values)
+    return _rank(scorer, users, k, num_users, num_items, seen, chunk_size, item_chunk_size, name, all_exact=True)
 
 
+@torch.no_grad()
 def evaluate(
     scorer: Scorer,
     held_out: Tensor,
@@ -95,22 +115,16 @@ def evaluate(
     num_items: int,
     seen: Sequence[Tensor] = (),
     ks: Sequence[int] = (10, 20, 50),
-    chunk_size: int = 1024,
+    chunk_size: int = 512,
     item_chunk_size: int = 65536,
+    train: Tensor | None = None,
+    item_counts: Tensor | None = None,
+    name: str = "the model",
 ) -> Ranking:
-    r"""Recall, NDCG, precision, MRR and hit rate at every ``k`` over the users with held-out items.
+    r"""Metrics at every ``k`` over the users with held-out items, whose lists :func:`rank_items` makes.
 
-    For a user with held-out items :math:`T_u` and ranked list :math:`r_1, r_2, \dots` without the seen items, with
-    :math:`h_j = [r_j \in T_u]`:
-
-    .. math::
-        \text{recall@}k = \frac{\sum_{j \le k} h_j}{|T_u|}, \quad
-        \text{precision@}k = \frac{\sum_{j \le k} h_j}{k}, \quad
-        \text{hit@}k = [\textstyle\sum_{j \le k} h_j > 0], \quad
-        \text{mrr@}k = \max_{j \le k} \frac{h_j}{j},
-
-    .. math::
-        \text{ndcg@}k = \frac{\sum_{j \le k} h_j / \log_2(j+1)}{\sum_{j \le \min(k, |T_u|)} 1 / \log_2(j+1)}.
+    The formulas are those of :func:`~infodcl_geo.evaluation.metrics.accuracy` and, with ``item_counts``, of
+    :func:`~infodcl_geo.evaluation.metrics.beyond_accuracy`.
 
     Args:
         scorer: see :data:`~infodcl_geo.models.scoring.Scorer`; propagate before, not inside.
@@ -118,22 +132,20 @@ def evaluate(
         seen: pairs left out of the ranking (training interactions; also validation ones where that is wanted).
         ks: cut-offs.
         chunk_size, item_chunk_size: users and items scored at a time, see :func:`rank_items`.
+        train: training interactions ``[2, E]``, by which users and items are cold; the first of ``seen`` if missing.
+            Without either no one counts as cold.
+        item_counts: training interactions of every item ``[num_items]``, for the metrics beyond accuracy.
+        name: of the model, for messages.
 
     Raises:
-        ValueError: if a cut-off is not positive.
+        OptionError: if a cut-off is not positive.
+        ScoreError: if a score is NaN or infinite.
     """
     if not ks or min(ks) < 1:
-        raise ValueError(f"cut-offs must be positive, not {tuple(ks)}")
+        raise OptionError(f"cut-offs must be positive, not {tuple(ks)}")
     users = held_out[0].unique()
-    ranked, _ = rank_items(
-        scorer,
-        users,
-        max(ks),
-        num_users=num_users,
-        num_items=num_items,
-        seen=seen,
-        chunk_size=chunk_size,
-        item_chunk_size=item_chunk_size,
+    ranked, _ = _rank(
+        scorer, users, max(ks), num_users, num_items, seen, chunk_size, item_chunk_size, name, all_exact=False
     )
     targets = torch.bincount(held_out[0], minlength=num_users)[users].to(torch.float64)
     keys = (held_out[0] * num_items + held_out[1]).sort().values
@@ -143,89 +155,218 @@ def evaluate(
     place = torch.zeros_like(keys)
     place[found[hits]] = hits.nonzero()[:, 1] + 1
     pairs = torch.stack([keys // num_items, keys % num_items])
-    return Ranking(users, _metrics(hits.to(torch.float64), targets, ks), tuple(ks), pairs, place)
+    train = seen[0] if train is None and len(seen) else train
+    cold, cold_items = None, 0
+    if train is not None:
+        cold = torch.bincount(train[0], minlength=num_users)[users] == 0
+        cold_items = int((torch.bincount(train[1], minlength=num_items)[pairs[1].unique()] == 0).sum())
+    beyond = beyond_accuracy(ranked, item_counts, num_users, ks) if item_counts is not None else {}
+    metrics = accuracy(hits.to(torch.float64), targets, ks)
+    return Ranking(users, metrics, tuple(ks), pairs, place, cold, cold_items, beyond)
 
 
-def by_user_degree(ranking: Ranking, degree: Tensor, edges: Sequence[int] = DEGREES) -> dict[str, dict[str, float]]:
-    r"""Metrics of the users of each activity: how a model serves users it knows little about.
+def _rank(
+    scorer: Scorer,
+    users: Tensor,
+    k: int,
+    num_users: int,
+    num_items: int,
+    seen: Sequence[Tensor],
+    chunk_size: int,
+    item_chunk_size: int,
+    name: str,
+    *,
+    all_exact: bool,
+) -> tuple[Tensor, Tensor]:
+    """:func:`rank_items`; without ``all_exact`` only scores that decide on the order are exact ones."""
+    known = UserRows(torch.cat(list(seen), dim=1), num_users, num_items) if len(seen) else None
+    chunks = [
+        _Chunk(scorer, chunk, num_items, item_chunk_size, known, name).best(min(k, num_items), all_exact)
+        for chunk in users.split(chunk_size)
+        if chunk.numel()
+    ]
+    if not chunks or not num_items:
+        width = min(k, num_items)
+        return users.new_empty(users.numel(), width), torch.empty(users.numel(), width, device=users.device)
+    items, values = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+    return items.masked_fill_(values == -torch.inf, -1), values
 
-    The mean of every metric of :func:`evaluate` over the evaluated users :math:`u` with
-    :math:`e_{g-1} < \text{degree}_u \le e_g`.
 
-    Args:
-        ranking: what :func:`evaluate` returned.
-        degree: training interactions of every user, int64 ``[num_users]``.
-        edges: ascending upper bounds :math:`e_g`; one more group holds what is above the last.
+class _Chunk:
+    """Users that are scored together."""
 
-    Returns:
-        For each group, named ``"0-5"``, ``"6-10"``, ... and ``"26+"``, the number of its ``users`` and, where there
-        are any, the metrics.
+    def __init__(
+        self, scorer: Scorer, users: Tensor, num_items: int, item_chunk_size: int, known: UserRows | None, name: str
+    ) -> None:
+        self.scorer, self.users, self.num_items, self.name = scorer, users, num_items, name
+        self.starts = range(0, num_items, item_chunk_size)
+        self.size = item_chunk_size
+        self.hidden = known.pairs(users) if known is not None else None
+        self.held: tuple[int, Tensor] | None = None
+        """the last scores and where they start, not to be asked for twice"""
 
-    Raises:
-        ValueError: if ``edges`` do not ascend from zero or more.
+    def scores(self, start: int) -> Tensor:
+        """Fast scores ``[B, n]`` from item ``start`` on, ``-inf`` where an item is hidden."""
+        if self.held is not None and self.held[0] == start:
+            return self.held[1]
+        self.held = None  # before the new ones are made, so that never two are held
+        window = slice(start, min(start + self.size, self.num_items))
+        scores = self.scorer(self.users, window)
+        # One number says whether all are finite, if the sum itself does not overflow.
+        if not bool(scores.sum().isfinite()):
+            self._refuse_infinite(scores, start)
+        if self.hidden is not None:
+            position, item = self.hidden
+            inside = (item >= start) & (item < window.stop)
+            scores[position[inside], item[inside] - start] = -torch.inf
+        self.held = (start, scores)
+        return scores
+
+    def _refuse_infinite(self, scores: Tensor, start: int) -> None:
+        wrong = (~scores.isfinite()).nonzero()
+        if wrong.size(0):
+            row, column = wrong[0].tolist()
+            raise ScoreError(
+                f"{self.name} scores item row {column + start} for user row {int(self.users[row])} as "
+                f"{float(scores[row, column])}, and {wrong.size(0) - 1} more pairs of this chunk as no finite number: "
+                "nothing can be ranked by that; look for infinite parameters, or train with a smaller lr"
+            )
+
+    def best(self, k: int, all_exact: bool) -> tuple[Tensor, Tensor]:
+        """Items ``[B, k]`` and scores ``[B, k]``, best first."""
+        width = min(k + _SPARE, self.num_items)
+        value, item = self._candidates(width)
+        slack = self.users.new_zeros(self.users.numel(), dtype=torch.float64)
+        if isinstance(self.scorer, ExactScorer):
+            slack = 2 * self.scorer.rounding(self.users)
+        # From this score on an item may be among the best.
+        bound = value[:, k - 1] - slack
+        again = (value[:, -1] >= bound) & (value[:, -1] > -torch.inf)
+        item, value = self._ordered(self.users, value, item, slack, all_exact)
+        item, value = item[:, :k], value[:, :k]
+        if width < self.num_items and bool(again.any()):
+            rows = again.nonzero()[:, 0]
+            item[rows], value[rows] = self._among_all(rows, bound[rows], slack[rows] > 0, k)
+        return item, value
+
+    def _candidates(self, width: int) -> tuple[Tensor, Tensor]:
+        """The ``width`` largest fast scores ``[B, width]``, descending, and their items."""
+        values, items = [], []
+        for start in self.starts:
+            value, item = _largest(self.scores(start), width)
+            values.append(value)
+            items.append(item + start)
+            if len(values) == 2:
+                value, item = torch.cat(values, 1), torch.cat(items, 1)
+                value, place = value.topk(min(width, value.size(1)), dim=1)
+                values, items = [value], [item.gather(1, place)]
+        value, place = values[0].sort(dim=1, descending=True)
+        return value, items[0].gather(1, place)
+
+    def _ordered(
+        self, users: Tensor, value: Tensor, item: Tensor, slack: Tensor, all_exact: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The same items, ``[B, width]`` by descending fast score, in the order of exact scores and ties."""
+        finite = value > -torch.inf
+        wide = value.double()
+        close = (wide[:, :-1] - wide[:, 1:] <= slack[:, None]) & finite[:, 1:]
+        # Farther apart than the rounding of both, items are in their order, also beside those that are scored anew.
+        rows = close.any(1).nonzero()[:, 0]
+        if isinstance(self.scorer, ExactScorer) and (all_exact or rows.numel()):
+            inexact = finite if all_exact else _either_side(close)
+            row, column = (inexact & (slack > 0)[:, None]).nonzero().unbind(1)
+            value[row, column] = self.scorer.exact(users[row], item[row, column]).to(value.dtype)
+        if rows.numel():
+            item[rows], value[rows] = _sorted(users[rows], item[rows], value[rows])
+        return item, value
+
+    def _among_all(self, rows: Tensor, bound: Tensor, inexact: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """What :meth:`best` returns for some rows, from all items with fast scores of at least ``bound``."""
+        items = rows.new_empty(rows.numel(), 0)
+        values = torch.empty(0)
+        for start in self.starts:
+            scores = self.scores(start)
+            new_items, new_values = [], []
+            for part in torch.arange(rows.numel(), device=rows.device).split(max(1, _TIED_SCORES // scores.size(1))):
+                users, own = self.users[rows[part]], scores[rows[part]]
+                if isinstance(self.scorer, ExactScorer) and bool(inexact[part].any()):
+                    own = self._exact(users, own, bound[part], inexact[part], start)
+                item, value = _best_of_ties(users, own, start, k)
+                new_items.append(item)
+                new_values.append(value)
+            item, value = torch.cat(new_items), torch.cat(new_values)
+            if items.size(1):
+                item, value = torch.cat([items, item], 1), torch.cat([values, value], 1)
+            item, value = _sorted(self.users[rows], item, value)
+            items, values = item[:, :k], value[:, :k]
+        return items, values
+
+    def _exact(self, users: Tensor, scores: Tensor, bound: Tensor, inexact: Tensor, start: int) -> Tensor:
+        """``scores`` with exact ones where the user's are ``inexact``, and none below the ``bound`` there."""
+        assert isinstance(self.scorer, ExactScorer)
+        low = torch.nextafter(bound.to(scores.dtype), bound.new_tensor(-torch.inf, dtype=scores.dtype))
+        row, column = ((scores >= low[:, None]) & (scores > -torch.inf) & inexact[:, None]).nonzero().unbind(1)
+        exact = torch.where(inexact[:, None], -torch.inf, scores)
+        exact[row, column] = self.scorer.exact(users[row], column + start).to(scores.dtype)
+        return exact
+
+
+def _largest(scores: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """The ``width`` largest of each row, in any order, and their columns; of equal ones any.
+
+    The columns are laid in stripes. Outside the ``width`` stripes with the largest maxima nothing is larger than
+    ``width`` of these maxima: so the largest are looked for in there.
     """
-    names, group = _groups(degree[ranking.users.to(degree.device)], edges)
-    result: dict[str, dict[str, float]] = {}
-    for number, name in enumerate(names):
-        inside = (group == number).to(ranking.users.device)
-        result[name] = {"users": int(inside.sum())}
-        if result[name]["users"]:
-            result[name] |= {metric: float(values[inside].mean()) for metric, values in ranking.per_user.items()}
-    return result
+    columns = scores.size(1)
+    stripes = columns // _STRIPE
+    if columns <= width:
+        return scores, torch.arange(columns, device=scores.device).expand(scores.size(0), -1)
+    if stripes < 2 * width:
+        chosen = _top(scores, width)
+        return scores.gather(1, chosen), chosen
+    # Stripe s is columns s, s + stripes, s + 2 * stripes, ...: so that the maxima are those of whole slices.
+    rest = columns - stripes * _STRIPE
+    maxima = scores[:, : columns - rest].unflatten(1, (_STRIPE, stripes)).amax(1)
+    step = torch.arange(0, columns - rest, stripes, device=scores.device)
+    inside = (_top(maxima, width)[:, None, :] + step[:, None]).flatten(1)
+    if rest:
+        last = torch.arange(columns - rest, columns, device=scores.device).expand(scores.size(0), -1)
+        inside = torch.cat([inside, last], 1)
+    value = scores.gather(1, inside)
+    chosen = _top(value, width)
+    return value.gather(1, chosen), inside.gather(1, chosen)
 
 
-def by_item_degree(ranking: Ranking, degree: Tensor, edges: Sequence[int] = DEGREES) -> dict[str, dict[str, float]]:
-    r"""Recall of held-out pairs by the popularity of their item: whether a model finds items it knows little about.
-
-    .. math:: \text{recall@}k(g) = \frac{|\{(u, i) \in T_g : i \text{ is among the first } k \text{ of } u\}|}{|T_g|}
-
-    over the held-out pairs :math:`T_g` with :math:`e_{g-1} < \text{degree}_i \le e_g`; every pair counts the same.
-
-    Args:
-        ranking: what :func:`evaluate` returned.
-        degree: training interactions of every item, int64 ``[num_items]``.
-        edges: as in :func:`by_user_degree`.
-
-    Returns:
-        For each group, named as in :func:`by_user_degree`, the number of its distinct held-out ``items`` and of the
-        held-out ``pairs`` and, where there are any, recall at every cut-off.
-
-    Raises:
-        ValueError: if ``edges`` do not ascend from zero or more.
-    """
-    items = ranking.pairs[1]
-    names, group = _groups(degree[items.to(degree.device)], edges)
-    result: dict[str, dict[str, float]] = {}
-    for number, name in enumerate(names):
-        inside = (group == number).to(items.device)
-        place = ranking.place[inside]
-        result[name] = {"items": items[inside].unique().numel(), "pairs": place.numel()}
-        if place.numel():
-            result[name] |= {f"recall@{k}": int(((place > 0) & (place <= k)).sum()) / place.numel() for k in ranking.ks}
-    return result
+def _top(scores: Tensor, width: int) -> Tensor:
+    """Columns of the ``width`` largest of each row, in any order."""
+    # NumPy's selection takes a quarter of the time of torch's, but knows one thread only.
+    if scores.device.type == "cpu" and scores.dtype == torch.float32 and torch.get_num_threads() < 4:
+        chosen = np.argpartition(scores.detach().numpy(), scores.size(1) - width, axis=1)[:, -width:]
+        return torch.from_numpy(np.ascontiguousarray(chosen))
+    return scores.topk(width, dim=1, sorted=False).indices
 
 
-def _groups(degree: Tensor, edges: Sequence[int]) -> tuple[list[str], Tensor]:
-    """Names of the groups between ``edges``, and the group of each degree."""
-    bounds = [-1, *edges]
-    if not edges or any(low >= high for low, high in itertools.pairwise(bounds)):
-        raise ValueError(f"bounds of degrees must ascend from zero or more, not {tuple(edges)}")
-    names = [str(high) if high == low + 1 else f"{low + 1}-{high}" for low, high in itertools.pairwise(bounds)]
-    return [*names, f"{edges[-1] + 1}+"], torch.bucketize(degree, torch.tensor(edges, device=degree.device))
+def _either_side(close: Tensor) -> Tensor:
+    """From which neighbours are close ``[B, w - 1]``: which have a close one on either side ``[B, w]``."""
+    none = torch.zeros_like(close[:, :1])
+    return torch.cat([close, none], 1) | torch.cat([none, close], 1)
 
 
-def _metrics(hits: Tensor, targets: Tensor, ks: Sequence[int]) -> dict[str, Tensor]:
-    width = hits.size(1)
-    place = torch.arange(1, max(max(ks), width) + 1, device=hits.device, dtype=torch.float64)
-    discount = 1.0 / torch.log2(place + 1)
-    ideal = torch.cat([discount.new_zeros(1), discount.cumsum(0)])
-    result: dict[str, Tensor] = {}
-    for k in ks:
-        top = hits[:, :k]
-        count = top.sum(1)
-        result[f"recall@{k}"] = count / targets
-        result[f"ndcg@{k}"] = (top @ discount[: top.size(1)]) / ideal[targets.long().clamp(max=k)]
-        result[f"precision@{k}"] = count / k
-        result[f"mrr@{k}"] = (top / place[: top.size(1)]).max(1).values if top.numel() else count
-        result[f"hit@{k}"] = (count > 0).to(torch.float64)
-    return result
+def _sorted(users: Tensor, item: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Items and scores ``[B, w]`` by descending score, equal ones by :func:`tie_order`."""
+    order = tie_order(users[:, None], item).argsort(dim=1)
+    item, value = item.gather(1, order), value.gather(1, order)
+    value, order = (value + 0.0).sort(dim=1, descending=True, stable=True)  # of the two zeros only one is left
+    return item.gather(1, order), value
+
+
+def _best_of_ties(users: Tensor, scores: Tensor, start: int, k: int) -> tuple[Tensor, Tensor]:
+    """The ``k`` best of ``scores`` ``[B, n]``, in any order: of those equal to the k-th the first by the tie rule."""
+    width = min(k, scores.size(1))
+    last = _largest(scores, width)[0].amin(1, keepdim=True)
+    # All that are larger, then the equal ones in their order, then the rest.
+    key = torch.where(scores > last, -1, 2**32)
+    row, column = (scores == last).nonzero().unbind(1)
+    key[row, column] = tie_order(users[row], column + start)
+    chosen = key.topk(width, dim=1, largest=False).indices
+    return chosen + start, scores.gather(1, chosen)

@@ -1,4 +1,4 @@
-"""Whether models differ by more than chance: paired tests over the users, adjusted for the number of models."""
+"""Whether models differ: paired tests over the users, adjusted for the number of models."""
 
 from __future__ import annotations
 
@@ -14,16 +14,23 @@ Values = npt.NDArray[np.float64]
 
 
 class Scored(Protocol):
-    """A finished run: its label, its row of numbers, and the metrics of each user."""
+    """What is asked of a finished run."""
 
     @property
-    def label(self) -> str: ...
+    def label(self) -> str:
+        """what the table calls it; runs of one label are seeds of one variant"""
+
     @property
-    def studied(self) -> bool: ...
+    def studied(self) -> bool:
+        """whether the model is one that is compared with the baselines"""
+
     @property
-    def row(self) -> Mapping[str, Any]: ...
+    def row(self) -> Mapping[str, Any]:
+        """numbers by name, with ``"valid ndcg@20"`` and the like"""
+
     @property
-    def per_user(self) -> Mapping[str, Values]: ...
+    def per_user(self) -> Mapping[str, Values]:
+        """test metrics of each user by name, ``[n]``, users in the same order in every run"""
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,12 @@ class Difference:
 
 
 def best_baseline(entries: Iterable[Scored], metric: str) -> str | None:
-    """The baseline of the highest mean validation ``metric``; ``None`` without baselines or without validation."""
+    """The baseline of the highest mean validation ``metric``; ``None`` without baselines or without validation.
+
+    Args:
+        entries: finished runs.
+        metric: such as ``"ndcg@20"``.
+    """
     values: dict[str, list[float]] = {}
     for entry in entries:
         if not entry.studied and f"valid {metric}" in entry.row:

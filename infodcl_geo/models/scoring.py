@@ -4,13 +4,32 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
 Scorer = Callable[[Tensor, slice], Tensor]
 """Scores ``[B, n]`` of a slice of n items for a tensor of users ``[B]``, in a tensor of its own; higher is better."""
+
+
+@runtime_checkable
+class ExactScorer(Protocol):
+    """A :data:`Scorer` that can also say what the scores are without the rounding of fast products.
+
+    The last bits of a product of matrices depend on its shapes, on the threads and on the device, and two items that
+    nearly tie would swap with them. The ranking asks for the exact scores of such items, and goes by these.
+    """
+
+    def __call__(self, users: Tensor, window: slice) -> Tensor:
+        """Fast scores, see :data:`Scorer`."""
+
+    def rounding(self, users: Tensor) -> Tensor:
+        """For ``users`` ``[B]``: bound ``[B]``, float64, of ``|fast - exact|`` over all items; 0 where none differ."""
+
+    def exact(self, users: Tensor, items: Tensor) -> Tensor:
+        """Scores ``[P]`` of pairs of ``users`` ``[P]`` and ``items`` ``[P]``, the same bits however they are asked."""
+
 
 Prepared = TypeVar("Prepared")
 
@@ -58,14 +77,40 @@ class UserRows:
         return torch.sparse_csr_tensor(pointers, items, ones, size=size, check_invariants=False) @ weights
 
 
-def dot_scorer(users: Tensor, items: Tensor) -> Scorer:
-    """Inner products of user embeddings ``[M, d]`` with item embeddings ``[N, d]``."""
-    return lambda rows, window: users[rows] @ items[window].T
+def dot_scorer(users: Tensor, items: Tensor) -> ExactScorer:
+    r"""Inner products of user embeddings ``[M, d]`` with item embeddings ``[N, d]``.
+
+    Exact scores are :math:`\sum_j u_j v_j` in double precision, rounded to that of the fast ones: float64 for float64
+    embeddings, otherwise float32.
+    """
+    return _Dot(users, items)
 
 
-def item_scorer(rows: UserRows, weights: Tensor) -> Scorer:
-    """Sums of the rows of item-item weights ``[N, N]`` over each user's items: :math:`X_u B`."""
-    return lambda users, window: rows.product(users, weights[:, window])
+def item_scorer(rows: UserRows, weights: Tensor) -> ExactScorer:
+    r"""Sums of the rows of item-item weights ``[N, N]`` over each user's items: :math:`X_u B`.
+
+    Exact scores are these sums in double precision, rounded to that of the weights.
+    """
+    return _ItemSums(rows, weights)
+
+
+def with_popular_fallback(scorer: Scorer, degree: Tensor, item_counts: Tensor) -> Scorer:
+    r"""A scorer that also serves users without a training interaction, by popularity:
+
+    .. math:: s_{ui} = \begin{cases} \text{scorer}(u, i) & \text{degree}_u > 0 \\ \text{count}_i & \text{otherwise}\end{cases}
+
+    What a model learned says nothing of such users: their embeddings are where they started, their rows of the
+    interactions are zero. Items that are as popular as each other come in the order of
+    :func:`~infodcl_geo.kernels.ties.tie_order`.
+
+    Args:
+        scorer: never asked for users of degree 0, which it need not have rows for.
+        degree: training interactions of every user ``[M]``.
+        item_counts: training interactions of every item ``[N]``.
+    """
+    if isinstance(scorer, ExactScorer):
+        return _ExactFallback(scorer, degree, item_counts)
+    return _Fallback(scorer, degree, item_counts)
 
 
 def chunk_scorer(prepare: Callable[[Tensor], Prepared], score: Callable[[Prepared, slice], Tensor]) -> Scorer:
@@ -87,3 +132,148 @@ def chunk_scorer(prepare: Callable[[Tensor], Prepared], score: Callable[[Prepare
         return score(last[0][1], window)
 
     return scorer
+
+
+def _unit(dtype: torch.dtype) -> float:
+    """Unit roundoff of a type: the largest relative error of rounding to it."""
+    return torch.finfo(dtype).eps / 2
+
+
+def _gamma(terms: Tensor | int, dtype: torch.dtype) -> Tensor:
+    r"""Relative error :math:`\gamma_n = nu / (1 - nu)` of a sum of n products in any order (Higham, 2002, section 3.1).
+
+    Two terms more are for rounding the exact sum.
+    """
+    share = (torch.as_tensor(terms, dtype=torch.float64) + 2) * _unit(dtype)
+    return share / (1 - share).clamp(min=0.5)
+
+
+def _operand_rounding() -> float:
+    """Relative error of a product of float32 numbers where torch is allowed to round them first."""
+    try:
+        precision = torch.get_float32_matmul_precision()
+    except RuntimeError:  # set in the newer way, for each backend
+        precision = "medium"
+    if precision == "highest":
+        return 0.0
+    operand = 2.0**-10 if precision == "high" else 2.0**-7  # TensorFloat-32, bfloat16, both cut off at worst
+    return 2 * operand + operand**2
+
+
+def _pairwise_sum(x: Tensor) -> Tensor:
+    """Sums over dimension 1 by a tree of additions of neighbours: zeros that follow change no bit, nor does a device."""
+    while x.size(1) > 1:
+        if x.size(1) % 2:
+            x = torch.cat([x, torch.zeros_like(x[:, :1])], dim=1)
+        x = x[:, 0::2] + x[:, 1::2]
+    return x[:, 0] if x.size(1) else x.sum(1)
+
+
+_BLOCK = 1 << 20
+"""Products that :meth:`ExactScorer.exact` holds at a time."""
+
+
+class _Dot:
+    def __init__(self, users: Tensor, items: Tensor) -> None:
+        self.users, self.items = users, items
+        self.dtype = torch.float64 if items.dtype == torch.float64 else torch.float32
+        self.longest: Tensor | None = None
+
+    def __call__(self, users: Tensor, window: slice) -> Tensor:
+        return self.users[users].to(self.dtype) @ self.items[window].to(self.dtype).T
+
+    def rounding(self, users: Tensor) -> Tensor:
+        if self.longest is None:
+            self.longest = _lengths(self.items).max() if self.items.size(0) else self.items.new_zeros(()).double()
+        length = _lengths(self.users[users])
+        dim = self.items.size(1)
+        relative = _gamma(dim, self.dtype).to(length.device)
+        if self.dtype == torch.float32:
+            relative = relative + _operand_rounding()
+        # Products below the smallest normal number may be lost altogether.
+        lost = 2 * dim * torch.finfo(self.dtype).tiny
+        return torch.where(length > 0, relative * length * self.longest + lost, 0.0)
+
+    def exact(self, users: Tensor, items: Tensor) -> Tensor:
+        parts = max(1, _BLOCK // max(1, self.items.size(1)))
+        # Products of float32 numbers are exact in float64, and sums of two are rounded the same everywhere.
+        scores = [
+            _pairwise_sum(self.users[u].double() * self.items[i].double()).to(self.dtype)
+            for u, i in zip(users.split(parts), items.split(parts), strict=True)
+        ]
+        return torch.cat(scores)
+
+
+def _lengths(vectors: Tensor) -> Tensor:
+    """Euclidean norms ``[n]`` in double precision."""
+    return torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64)
+
+
+class _ItemSums:
+    def __init__(self, rows: UserRows, weights: Tensor) -> None:
+        self.rows, self.weights = rows, weights
+        self.largest: Tensor | None = None
+
+    def __call__(self, users: Tensor, window: slice) -> Tensor:
+        return self.rows.product(users, self.weights[:, window])
+
+    def rounding(self, users: Tensor) -> Tensor:
+        if self.largest is None:
+            self.largest = torch.linalg.vector_norm(self.weights, float("inf"), dim=1).double()
+        degree = self.rows.degree[users]
+        total = self.rows.product(users, self.largest[:, None])[:, 0]
+        # A sum of one weight is the weight.
+        return torch.where(degree > 1, _gamma(degree, self.weights.dtype).to(total.device) * total, 0.0)
+
+    def exact(self, users: Tensor, items: Tensor) -> Tensor:
+        scores = torch.zeros(users.numel(), dtype=self.weights.dtype, device=self.weights.device)
+        degree = self.rows.degree[users]
+        order = degree.argsort(descending=True)  # so that the users of a block are padded little
+        start = 0
+        while start < order.numel():
+            width = max(1, int(degree[order[start]]))
+            chosen = order[start : start + max(1, _BLOCK // width)]
+            start += chosen.numel()
+            position, own = self.rows.pairs(users[chosen])
+            first = degree[chosen].cumsum(0) - degree[chosen]
+            place = torch.arange(position.numel(), device=position.device) - first[position]
+            terms = torch.zeros(chosen.numel(), width, dtype=torch.float64, device=scores.device)
+            terms[position, place] = self.weights[own, items[chosen][position]].double()
+            scores[chosen] = _pairwise_sum(terms).to(scores.dtype)
+        return scores
+
+
+class _Fallback:
+    def __init__(self, scorer: Scorer, degree: Tensor, item_counts: Tensor) -> None:
+        self.scorer, self.degree, self.counts = scorer, degree, item_counts.to(torch.float32)
+
+    def __call__(self, users: Tensor, window: slice) -> Tensor:
+        known = self.degree[users] > 0
+        if bool(known.all()):
+            return self.scorer(users, window)
+        popular = self.counts[window]
+        if not bool(known.any()):
+            return popular.repeat(users.numel(), 1)
+        own = self.scorer(users[known], window)
+        scores = popular.to(own.dtype).repeat(users.numel(), 1)
+        scores[known] = own
+        return scores
+
+
+class _ExactFallback(_Fallback):
+    def __init__(self, scorer: ExactScorer, degree: Tensor, item_counts: Tensor) -> None:
+        super().__init__(scorer, degree, item_counts)
+        self.inner = scorer
+
+    def rounding(self, users: Tensor) -> Tensor:
+        known = self.degree[users] > 0
+        bound = torch.zeros(users.numel(), dtype=torch.float64, device=users.device)
+        bound[known] = self.inner.rounding(users[known])
+        return bound
+
+    def exact(self, users: Tensor, items: Tensor) -> Tensor:
+        known = self.degree[users] > 0
+        own = self.inner.exact(users[known], items[known])
+        scores = self.counts[items].to(own.dtype)
+        scores[known] = own
+        return scores
