@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from .channels.agreement import row_agreement
-from .channels.base import Channel, ChannelBuilder, Vectors
+from .channels.base import Channel, ChannelBuilder
+from .channels.base import PretrainedVectors as Vectors
 from .channels.knowledge import Knowledge, load_knowledge
 from .channels.modal import Modal, load_features
 from .channels.similarity import ItemSimilarity, UserSimilarity

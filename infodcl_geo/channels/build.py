@@ -75,7 +75,9 @@ class ChannelOptions:
         if "modal" in chosen and not features:
             raise OptionError("features names no file")
         if self.feature_ids is not None and len(ids) not in (1, len(features)):
-            raise OptionError(f"feature_ids names {len(ids)} files for {len(features)} of features; give one, or as many")
+            raise OptionError(
+                f"feature_ids names {len(ids)} files for {len(features)} of features; give one, or as many"
+            )
 
     @property
     def channel_names(self) -> list[str]:

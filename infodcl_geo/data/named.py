@@ -124,7 +124,7 @@ def _member(name: str, separator: str) -> Callable[[Path], Iterator[_Row]]:
     return rows
 
 
-def _bounded(lines: IO[bytes], file: Path, bound: int) -> Iterator[bytes]:
+def _bounded(lines: IO[bytes] | gzip.GzipFile, file: Path, bound: int) -> Iterator[bytes]:
     """Lines of a stream, neither longer than a line may be nor more than ``bound`` bytes together."""
     total = 0
     while line := lines.readline(_LINE):
