@@ -32,7 +32,7 @@ import pandas as pd
 import torch
 from tabulate import tabulate
 
-from infodcl_geo.channels.base import Channel, Vectors
+from infodcl_geo.channels.base import Channel, PretrainedVectors
 from infodcl_geo.channels.diagnostics import inspect_channel, shuffled
 from infodcl_geo.channels.knowledge import Knowledge, KnowledgeGraph, load_knowledge
 from infodcl_geo.channels.modal import Modal, load_features
@@ -55,7 +55,7 @@ NO_CHANNEL, SIMILARITY, REAL, SHUFFLED, BOTH, BESIDE_NOISE = VARIANTS = (
 METRICS = ("recall@20", "ndcg@20")
 
 
-def real_channel(options: argparse.Namespace, data: Interactions, planted: Demo | None, vectors: Vectors) -> Channel:
+def real_channel(options: argparse.Namespace, data: Interactions, planted: Demo | None, vectors: PretrainedVectors) -> Channel:
     """The channel of the real graph."""
     if options.social:
         social = planted.social if planted else load_social(options.social, data)
@@ -69,7 +69,7 @@ def real_channel(options: argparse.Namespace, data: Interactions, planted: Demo 
     return Modal(load_features(options.features, data), options.feature_metadata)(data, vectors)
 
 
-def shuffled_channel(channel: Channel, data: Interactions, vectors: Vectors, seed: int, *, by_row: bool) -> Channel:
+def shuffled_channel(channel: Channel, data: Interactions, vectors: PretrainedVectors, seed: int, *, by_row: bool) -> Channel:
     """The same channel from a shuffled graph; ``by_row`` deals the rows of the covered items anew, for metadata that
     are not made from the graph."""
     assert channel.graph is not None
@@ -86,7 +86,7 @@ def shuffled_channel(channel: Channel, data: Interactions, vectors: Vectors, see
     return replace(channel, metadata=item_mean(graph, vectors), graph=graph, source=f"{channel.source}, shuffled")
 
 
-def item_mean(graph: Graph, vectors: Vectors) -> torch.Tensor:
+def item_mean(graph: Graph, vectors: PretrainedVectors) -> torch.Tensor:
     """Weighted mean of the neighbours' vectors, as the channels over items make it; without neighbours an own one."""
     total = graph @ torch.ones(graph.shape[1], 1)
     return torch.where(total > 0, (graph @ vectors.items) / total.clamp(min=1e-30), vectors.items)
@@ -111,7 +111,7 @@ def configuration(variant: str, fixed: Sequence[str], seed: int) -> Config:
     return replace(config, model=replace(config.model, model="mf", penalty=penalty))
 
 
-def one_run(data: Interactions, config: Config, channels: list[Channel], vectors: Vectors) -> dict[str, Any]:
+def one_run(data: Interactions, config: Config, channels: list[Channel], vectors: PretrainedVectors) -> dict[str, Any]:
     outcome = run(data, config, channels=channels, vectors=vectors, ks=(20,), progress=False)
     result = outcome.result
     groups = {

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from tabulate import tabulate
 
-from infodcl_geo.channels.base import Vectors
+from infodcl_geo.channels.base import PretrainedVectors
 from infodcl_geo.cli import config_of
 from infodcl_geo.data.interactions import Interactions, load_interactions
 from infodcl_geo.experiment import Config, build_channels, pretrain, run
@@ -51,7 +51,7 @@ def main() -> None:
     options, fixed = parser.parse_known_args()
     data = load_interactions(options.data)
     rows = pd.read_csv(options.out).to_dict("records") if options.out.exists() else []
-    vectors: dict[Any, Vectors] = {}
+    vectors: dict[Any, PretrainedVectors] = {}
     for seed in options.seeds:
         for name in options.choices:
             if any(row["choice"] == name and row["seed"] == seed for row in rows):
@@ -71,7 +71,7 @@ def main() -> None:
     print(tabulate(summary, headers=["choice", *columns, "s/epoch"], tablefmt="github", disable_numparse=True))
 
 
-def one_run(data: Interactions, config: Config, vectors: dict[Any, Vectors]) -> dict[str, Any]:
+def one_run(data: Interactions, config: Config, vectors: dict[Any, PretrainedVectors]) -> dict[str, Any]:
     """Train once; pretrained vectors are shared between the choices that use the same ones."""
     # The closed form has no seed that matters.
     key = ("lightgcn", config.training.seed) if config.model.pretraining == "lightgcn" else config.svd

@@ -33,7 +33,7 @@ import yaml  # type: ignore[import-untyped]
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import BaseTrial, TrialState
 
-from infodcl_geo.channels.base import Channel, Vectors
+from infodcl_geo.channels.base import Channel, PretrainedVectors
 from infodcl_geo.cli import config_of
 from infodcl_geo.comparison import read_settings
 from infodcl_geo.data.interactions import Interactions, load_interactions
@@ -141,7 +141,7 @@ class Search:
         self.data, self.fixed, self.device = data, list(fixed), device
         self.names = {word[2:].partition("=")[0].replace("-", "_") for word in fixed if word.startswith("--")}
         self.channels: dict[str, list[Channel]] = {}
-        self.vectors: Vectors | None = None
+        self.vectors: PretrainedVectors | None = None
 
     def options(self, trial: BaseTrial, model: str) -> dict[str, Any]:
         """What is searched and not fixed."""

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from infodcl_geo.channels.base import Channel, ChannelBuilder, Vectors
-from infodcl_geo.channels.similarity import UserSimilarity
+from infodcl_geo.channels import Channel, ChannelBuilder, PretrainedVectors, UserSimilarity
 from infodcl_geo.data.generated import demo
 from infodcl_geo.data.interactions import Interactions, load_interactions
 from infodcl_geo.experiment import default_config, run
@@ -17,7 +16,7 @@ from infodcl_geo.graph.graph import interaction_graph
 from infodcl_geo.nn import NeighbourMean
 
 
-def baskets(data: Interactions, vectors: Vectors) -> Channel:
+def baskets(data: Interactions, vectors: PretrainedVectors) -> Channel:
     """The mean, over an item's users, of the mean vector of all they took."""
     taken = interaction_graph(data.train, data.num_users, data.num_items)
     mean = NeighbourMean()

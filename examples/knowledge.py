@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from infodcl_geo.channels.knowledge import Knowledge, KnowledgeGraph, load_knowledge
+from infodcl_geo.channels import Knowledge, KnowledgeGraph, load_knowledge
 from infodcl_geo.data.generated import demo
 from infodcl_geo.data.interactions import load_interactions
 from infodcl_geo.experiment import default_config, run

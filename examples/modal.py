@@ -1,7 +1,7 @@
 """Channels from feature matrices of items: ``python examples/modal.py --data DATA/tiktok --features audio image``.
 
-The folder holds interactions and ``<name>_feat.npy``, one row for each item. Every matrix is a channel of its own; all
-train together. Without ``--data`` the generated data set is used, with noisy pictures of its planted topics.
+The folder holds interactions and ``<name>_feat.npy``, one row for each item, in the order of ids that are 0 to n - 1, or
+of the ids in ``--feature_ids``. Every matrix is a channel of its own; all train together. Without ``--data`` the generated data set is used, with noisy pictures of its planted topics.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from infodcl_geo.channels.modal import ItemFeatures, Modal, load_features
+from infodcl_geo.channels import ItemFeatures, Modal, load_features
 from infodcl_geo.data.generated import demo
 from infodcl_geo.data.interactions import load_interactions
 from infodcl_geo.experiment import default_config, run
@@ -29,6 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of the interactions and the features")
     parser.add_argument("--features", nargs="+", default=["audio", "image"])
+    parser.add_argument("--feature_ids", type=Path, help="file with the item id of each row, one a line")
     parser.add_argument("--aggregate", choices=["features", "neighbours"], default="features")
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
@@ -36,7 +37,8 @@ def main() -> None:
 
     if options.data:
         data = load_interactions(options.data)
-        found = [load_features(options.data / f"{name}_feat.npy", data) for name in options.features]
+        files = [options.data / f"{name}_feat.npy" for name in options.features]
+        found = [load_features(file, data, ids=options.feature_ids) for file in files]
     else:
         made = demo()
         data = made.interactions

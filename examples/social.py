@@ -9,9 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from infodcl_geo.channels.base import ChannelBuilder
-from infodcl_geo.channels.similarity import UserSimilarity
-from infodcl_geo.channels.social import Social, SocialGraph, load_social
+from infodcl_geo.channels import ChannelBuilder, Social, SocialGraph, UserSimilarity, load_social
 from infodcl_geo.data.generated import demo
 from infodcl_geo.data.interactions import load_interactions
 from infodcl_geo.experiment import default_config, run

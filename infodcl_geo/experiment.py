@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from .channels.base import Channel, ChannelBuilder, Vectors
+from .channels.base import Channel, ChannelBuilder, PretrainedVectors
 from .channels.build import ChannelOptions, channel_builders
 from .configuration import Config, configure
 from .data.interactions import Interactions
@@ -107,7 +107,7 @@ def prepare(
     config: Config,
     *,
     channels: Channels | None = None,
-    vectors: Vectors | None = None,
+    vectors: PretrainedVectors | None = None,
     device: torch.device | str | None = "cpu",
     progress: bool = False,
 ) -> Prepared:
@@ -143,7 +143,7 @@ def prepare(
     if to_build:
         clock.lap("channels")
 
-    def of_size(dim: int) -> Vectors:
+    def of_size(dim: int) -> PretrainedVectors:
         if vectors is not None and vectors.items.size(1) == dim:
             return vectors
         return pretrain(data, replace(options, dim=dim), seed=seed)[1]  # type: ignore[call-arg]
@@ -181,7 +181,7 @@ def fit(
     config: Config | Recipe | str = RECIPES[0],
     *,
     channels: Channels | None = None,
-    vectors: Vectors | None = None,
+    vectors: PretrainedVectors | None = None,
     ks: tuple[int, ...] = (10, 20, 50),
     device: torch.device | str | None = None,
     progress: bool = True,

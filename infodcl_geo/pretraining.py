@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from .channels.base import Vectors
+from .channels.base import PretrainedVectors
 from .configuration import configure
 from .data.interactions import Interactions
 from .evaluation.ranking import evaluate
@@ -27,7 +27,7 @@ LAYERS = (1, 2, 3)
 _JUDGES = 4096
 
 
-def spectral_vectors(data: Interactions, options: Options) -> tuple[Options, Vectors]:
+def spectral_vectors(data: Interactions, options: Options) -> tuple[Options, PretrainedVectors]:
     """Closed-form pretraining (:func:`~infodcl_geo.graph.spectral.spectral_embeddings`), and the smoothing taken.
 
     A smoothing that is missing is that of 0.05, 0.25 and 0.75 whose vectors, propagated once, have the best NDCG@20 for
@@ -44,8 +44,8 @@ def spectral_vectors(data: Interactions, options: Options) -> tuple[Options, Vec
     """
     sizes = data.num_users, data.num_items
 
-    def vectors_of(smoothing: float) -> Vectors:
-        return Vectors(*spectral_embeddings(data.train, *sizes, options.dim, SVDOptions(smoothing, options.power)))
+    def vectors_of(smoothing: float) -> PretrainedVectors:
+        return PretrainedVectors(*spectral_embeddings(data.train, *sizes, options.dim, SVDOptions(smoothing, options.power)))
 
     smoothing = options.smoothing
     if smoothing is None and not _can_be_judged(data):
@@ -58,7 +58,7 @@ def spectral_vectors(data: Interactions, options: Options) -> tuple[Options, Vec
     return replace(options, smoothing=chosen), candidates[chosen]
 
 
-def best_num_layers(data: Interactions, vectors: Vectors) -> int:
+def best_num_layers(data: Interactions, vectors: PretrainedVectors) -> int:
     """The 1, 2 or 3 propagations of pretrained vectors with the best NDCG@20 for up to 4,096 users of validation.
 
     Where propagation is for inference alone this says what the graph wants before anything is trained: one on
@@ -75,7 +75,7 @@ def _can_be_judged(data: Interactions) -> bool:
     return bool(data.valid.size(1)) and data.num_users + data.num_items <= EXACT_NODES
 
 
-def _validation_ndcg(data: Interactions) -> Callable[[Vectors, int], float]:
+def _validation_ndcg(data: Interactions) -> Callable[[PretrainedVectors, int], float]:
     """NDCG@20 of propagated vectors for at most 4,096 users of the validation split."""
     sizes, held_out = (data.num_users, data.num_items), data.valid
     users = held_out[0].unique()
@@ -84,7 +84,7 @@ def _validation_ndcg(data: Interactions) -> Callable[[Vectors, int], float]:
         held_out = held_out[:, torch.isin(held_out[0], some)]
     graph = normalized_adjacency(data.train, *sizes)
 
-    def quality(vectors: Vectors, num_layers: int) -> float:
+    def quality(vectors: PretrainedVectors, num_layers: int) -> float:
         scorer = dot_scorer(*propagate(graph, torch.cat([vectors.users, vectors.items]), num_layers).split(sizes))
         ranking = evaluate(scorer, held_out, num_users=sizes[0], num_items=sizes[1], seen=[data.train], ks=(20,))
         return ranking.mean()["ndcg@20"]
@@ -94,7 +94,7 @@ def _validation_ndcg(data: Interactions) -> Callable[[Vectors, int], float]:
 
 def pretrain(
     data: Interactions, options: Options, *, seed: int = 0, device: torch.device | str = "cpu", progress: bool = False
-) -> tuple[Options, Vectors]:
+) -> tuple[Options, PretrainedVectors]:
     """User and item vectors ``[M, d]``, ``[N, d]`` that channels aggregate and embeddings start from.
 
     ``pretraining='svd'``: :func:`spectral_vectors`. A name of a model: its propagated embeddings, trained with the
@@ -118,4 +118,4 @@ def pretrain(
     model = config.recipe.build(Inputs(data.train, data.num_users, data.num_items), config.options).to(device)
     train(model, data, config.training, progress=progress)
     state = model.state()
-    return options, Vectors(state["users"].cpu(), state["items"].cpu())
+    return options, PretrainedVectors(state["users"].cpu(), state["items"].cpu())

@@ -15,10 +15,11 @@ from .data.readers import check_finite, from_edges
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
+    from torch_geometric.typing import EdgeType
 from typing import TYPE_CHECKING
 
-from .channels.base import _warn
-from .channels.knowledge import EdgeType, KnowledgeGraph, sorted_triples
+from .channels.base import warn_of_file as _warn
+from .channels.knowledge import KnowledgeGraph, sorted_triples
 from .channels.modal import ItemFeatures
 from .channels.social import SocialGraph
 from .data.interactions import Interactions, Split, _assemble
@@ -106,6 +107,7 @@ def to_hetero_data(data: Interactions, side: SideInformation = SideInformation()
     items, with the mask ``x_<name>_covered``.
     """
     from torch_geometric.data import HeteroData
+    from torch_geometric.typing import EdgeType
 
     graph = HeteroData()
     graph.data_name, graph.generated = data.name, data.generated

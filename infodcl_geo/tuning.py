@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .channels.base import Channel, Vectors
+from .channels.base import Channel, PretrainedVectors
 from .channels.build import ChannelOptions, channel_builders
 from .configuration import Config
 from .data.interactions import Interactions
@@ -118,7 +118,7 @@ class Search:
             raise OptionError(f"{data.name} has no validation split to search on")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.data, self.device = data, device
-        self._vectors: dict[str, Vectors] = {}
+        self._vectors: dict[str, PretrainedVectors] = {}
         self._channels: dict[str, list[Channel]] = {}
 
     def _prepared(self, config: Config) -> dict[str, Any]:

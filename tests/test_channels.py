@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from infodcl_geo.channels.agreement import row_agreement
-from infodcl_geo.channels.base import Channel, Vectors
+from infodcl_geo.channels.base import Channel, PretrainedVectors
 from infodcl_geo.channels.knowledge import Knowledge, KnowledgeGraph
 from infodcl_geo.channels.modal import ItemFeatures, Modal
 from infodcl_geo.channels.similarity import (
@@ -121,7 +121,7 @@ def dense(graph: Graph | None) -> np.ndarray:
 
 
 def test_builders_of_the_similarity_channels() -> None:
-    data, vectors = by_hand(), Vectors(torch.randn(3, 2), torch.randn(4, 2))
+    data, vectors = by_hand(), PretrainedVectors(torch.randn(3, 2), torch.randn(4, 2))
     item, user = ItemSimilarity(top_k=2)(data, vectors), UserSimilarity(graph_top_k=1)(data, vectors)
     torch.testing.assert_close(item.metadata, item_similarity_metadata(PAIRS, 3, 4, vectors.items, top_k=2))
     torch.testing.assert_close(user.metadata, user_similarity_metadata(PAIRS, 3, 4, vectors.users))
@@ -148,7 +148,7 @@ def test_a_channel_checks_what_it_is_given() -> None:
 
 def test_social_by_hand() -> None:
     data, p = by_hand(), torch.tensor([[1.0], [3.0], [9.0]])
-    vectors = Vectors(p, torch.zeros(4, 1))
+    vectors = PretrainedVectors(p, torch.zeros(4, 1))
     friends = SocialGraph.from_edges(torch.tensor([[0, 0], [1, 2]]), 3, torch.tensor([1.0, 3.0]))
     # Only user 0 has friends: (1 * 3 + 3 * 9) / 4 = 7.5
     s = torch.tensor([(1 + 7.5) / 2, 3.0, 9.0])
@@ -167,7 +167,7 @@ def test_social_by_hand() -> None:
 
 
 def test_friends_who_are_the_similar_users_make_the_user_channel() -> None:
-    data, vectors = by_hand(), Vectors(torch.randn(3, 4), torch.randn(4, 4))
+    data, vectors = by_hand(), PretrainedVectors(torch.randn(3, 4), torch.randn(4, 4))
     similar = SocialGraph(jaccard_graph(interaction_graph(PAIRS, 3, 4)))
     torch.testing.assert_close(Social(similar)(data, vectors).metadata, UserSimilarity()(data, vectors).metadata)
 
@@ -180,7 +180,7 @@ def test_knowledge_by_hand() -> None:
     # Relation 0: items 0 and 1 share entity 0, item 2 has entity 1, item 3 has entity 2.
     # Relation 1: all four have entity 3, which says nothing.
     graph = facts(*[(0, 0, 0), (1, 0, 0), (2, 0, 1), (3, 0, 2)], *[(i, 1, 3) for i in range(4)])
-    data, vectors = by_hand(), Vectors(torch.randn(3, 2), torch.randn(4, 2))
+    data, vectors = by_hand(), PretrainedVectors(torch.randn(3, 2), torch.randn(4, 2))
     builder = Knowledge(graph, max_share=1.0)
     weights = builder.fact_weights().toarray()
     assert weights.shape == (4, 1)
@@ -202,7 +202,7 @@ def test_rare_facts_weigh_more_than_common_ones_within_a_relation() -> None:
     weights = builder.fact_weights().toarray()
     np.testing.assert_allclose(np.sort(weights[0][weights[0] > 0]), np.log([2, 4]), rtol=1e-6)
     data = replace(by_hand(), num_items=8, item_ids=IdMap(np.arange(8)))
-    similar = dense(builder(data, Vectors(torch.zeros(3, 2), torch.randn(8, 2))).graph)
+    similar = dense(builder(data, PretrainedVectors(torch.zeros(3, 2), torch.randn(8, 2))).graph)
     unit = weights / np.linalg.norm(weights, axis=1, keepdims=True)
     np.testing.assert_allclose(similar, unit @ unit.T * (1 - np.eye(8)), atol=1e-6)
     assert similar[0, 1] > similar[0, 2] > 0
@@ -236,7 +236,7 @@ def purity(channel: Channel, made: Demo) -> float:
 def test_planted_facts_find_items_of_the_same_topic(method: str, planted: Demo) -> None:
     data = planted.interactions
     graph = KnowledgeGraph.from_item_facts(planted.knowledge, data.num_items, planted.relation_names)
-    vectors = Vectors(torch.randn(data.num_users, 8), torch.randn(data.num_items, 8))
+    vectors = PretrainedVectors(torch.randn(data.num_users, 8), torch.randn(data.num_items, 8))
     builder = Knowledge(graph, method)  # type: ignore[arg-type]
     channel = builder(data, vectors)
     assert channel.metadata.shape == (data.num_items, 8)
@@ -252,7 +252,7 @@ def test_planted_facts_find_items_of_the_same_topic(method: str, planted: Demo) 
 def test_other_entity_models(model: str, planted: Demo) -> None:
     data = planted.interactions
     graph = KnowledgeGraph.from_item_facts(planted.knowledge, data.num_items)
-    vectors = Vectors(torch.randn(data.num_users, 8), torch.randn(data.num_items, 8))
+    vectors = PretrainedVectors(torch.randn(data.num_users, 8), torch.randn(data.num_items, 8))
     channel = Knowledge(graph, "kge", model=model, epochs=1)(data, vectors)  # type: ignore[arg-type]
     assert channel.metadata.shape == (data.num_items, 8)
     assert f"{model} of 1 epochs" in channel.source
@@ -261,7 +261,7 @@ def test_other_entity_models(model: str, planted: Demo) -> None:
 def test_modal_neighbours_like_a_loop() -> None:
     values = torch.randn(4, 3)
     values[3] = torch.nan
-    data, vectors = by_hand(), Vectors(torch.randn(3, 2), torch.randn(4, 2))
+    data, vectors = by_hand(), PretrainedVectors(torch.randn(3, 2), torch.randn(4, 2))
     channel = Modal(values, "neighbours", top_k=2)(data, vectors)
     known = values[:3].numpy()
     scaled = (known - known.mean(0)) / known.std(0)
@@ -282,7 +282,7 @@ def test_modal_neighbours_like_a_loop() -> None:
 def test_reduced_features_keep_what_rank_d_can(items: int, width: int) -> None:
     data = replace(by_hand(), num_items=items, item_ids=IdMap(np.arange(items)))
     values = torch.randn(items, width) * 3 + 1
-    channel = Modal(values)(data, Vectors(torch.zeros(3, 5), torch.zeros(items, 5)))
+    channel = Modal(values)(data, PretrainedVectors(torch.zeros(3, 5), torch.zeros(items, 5)))
     scaled = (values - values.mean(0)) / values.std(0, correction=0)
     left, sizes, _ = torch.linalg.svd(scaled.double(), full_matrices=False)
     gram = (left[:, :5] * sizes[:5].square()) @ left[:, :5].T
@@ -293,7 +293,7 @@ def test_reduced_features_keep_what_rank_d_can(items: int, width: int) -> None:
 
 
 def test_modal_edge_cases() -> None:
-    data, vectors = by_hand(), Vectors(torch.randn(3, 2), torch.randn(4, 2))
+    data, vectors = by_hand(), PretrainedVectors(torch.randn(3, 2), torch.randn(4, 2))
     nothing = Modal(torch.zeros(4, 3), "neighbours")(data, vectors)
     torch.testing.assert_close(nothing.metadata, vectors.items)
     assert nothing.coverage == 0
@@ -317,7 +317,7 @@ def test_modal_edge_cases() -> None:
 def test_a_run_takes_builders_ready_channels_and_functions(planted: Demo) -> None:
     data = planted.interactions
 
-    def ours(data: Interactions, vectors: Vectors) -> Channel:
+    def ours(data: Interactions, vectors: PretrainedVectors) -> Channel:
         return Channel("ours", vectors.items.roll(1, 0), "one item off", torch.ones(data.num_items, dtype=torch.bool))
 
     config = default_config("infodcl", epochs=1)
@@ -348,7 +348,7 @@ def test_options_choose_channels_and_their_files(tmp_path: Path, planted: Demo) 
         features=f"{tmp_path / 'one.npy'},{tmp_path / 'two.npy'}",
         similar_items=7,
     )
-    vectors = Vectors(torch.randn(data.num_users, 8), torch.randn(data.num_items, 8))
+    vectors = PretrainedVectors(torch.randn(data.num_users, 8), torch.randn(data.num_items, 8))
     made = [build(data, vectors) for build in channel_builders(options, data)]
     assert [channel.name for channel in made] == ["user", "item", "social", "knowledge", "one", "two"]
     assert all(channel.metadata.shape == (data.num_items, 8) for channel in made)
@@ -413,7 +413,7 @@ def test_row_agreement_by_hand() -> None:
 def test_learned_weights_find_the_channel_of_noise(planted: Demo) -> None:
     data = planted.interactions
 
-    def noise(data: Interactions, vectors: Vectors) -> Channel:
+    def noise(data: Interactions, vectors: PretrainedVectors) -> Channel:
         rows = torch.randn(vectors.items.shape, generator=torch.Generator().manual_seed(0))
         return Channel("noise", rows, "noise", torch.ones(data.num_items, dtype=torch.bool))
 

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
+import re
+import shutil
+import ssl
+import subprocess
+import sys
 import threading
+import urllib.request
+import zipfile
 from collections.abc import Iterator
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +27,13 @@ import torch
 from scipy.sparse.linalg import svds
 from torch import Tensor
 
+from infodcl_geo.data import download as transport
 from infodcl_geo.data import named as module
+from infodcl_geo.data.download import DatasetError, download
 from infodcl_geo.data.generated import Demo, demo
 from infodcl_geo.data.ids import InteractionError
 from infodcl_geo.data.interactions import Split
-from infodcl_geo.data.named import NAMED, DatasetError, download, load_named
+from infodcl_geo.data.named import NAMED, load_named
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +168,8 @@ class Server:
         self.shift = 0  # how far a continued file begins from what was asked for
         self.length = True  # whether the size is announced
         self.requests: list[str | None] = []  # the Range header of each connection
+        self.redirect: str | None = None  # where every connection is sent
+        self.files: dict[str, bytes] = {}  # what other paths hold
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -176,7 +190,12 @@ class Server:
         if self.errors:
             handler.send_error(self.errors.pop(0))
             return
-        body, status, start = self.content, 200, 0
+        if self.redirect:
+            handler.send_response(302)
+            handler.send_header("Location", self.redirect)
+            handler.end_headers()
+            return
+        body, status, start = self.files.get(handler.path, self.content), 200, 0
         if asked and self.ranges:
             start = int(asked.removeprefix("bytes=").rstrip("-"))
             if start >= len(body):
@@ -188,7 +207,8 @@ class Server:
             body, status = body[start:], 206
         handler.send_response(status)
         if status == 206:
-            handler.send_header("Content-Range", f"bytes {start}-{len(self.content) - 1}/{len(self.content)}")
+            whole = start + len(body)
+            handler.send_header("Content-Range", f"bytes {start}-{whole - 1}/{whole}")
         if self.length:
             handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
@@ -197,14 +217,14 @@ class Server:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda seconds: None))
+    monkeypatch.setattr(transport, "time", SimpleNamespace(sleep=lambda seconds: None))
     server = Server()
     yield server
     server.http.shutdown()
     server.http.server_close()
 
 
-def fetch(server: Server, folder: Path, **options: int) -> Path:
+def fetch(server: Server, folder: Path, **options: Any) -> Path:
     download(server.url, folder / "file", progress=False, timeout=5, **options)
     assert not (folder / "file.part").exists()
     return folder / "file"
@@ -274,10 +294,83 @@ def test_a_refusal_is_final_and_a_failure_is_not(server: Server, tmp_path: Path)
         fetch(server, tmp_path)
 
 
+def test_other_bytes_than_promised_are_refused(server: Server, tmp_path: Path) -> None:
+    right = hashlib.sha256(server.content).hexdigest()
+    download(server.url, tmp_path / "file", sha256=right.upper(), progress=False)
+    assert (tmp_path / "file").read_bytes() == server.content
+    server.content = server.content[:-1] + b"x"
+    with pytest.raises(DatasetError, match=f"its SHA-256 is .*, not {right}"):
+        download(server.url, tmp_path / "file", sha256=right, progress=False)
+    assert (tmp_path / "file").read_bytes()[-1] != ord("x")  # what was there stays
+    with pytest.raises(DatasetError, match="has more than 1000 bytes"):
+        download(server.url, tmp_path / "other", max_size=1000, progress=False)
+    server.length = False
+    with pytest.raises(DatasetError, match="has more than 1000 bytes"):
+        download(server.url, tmp_path / "other", size=1000, progress=False)
+    assert [f.name for f in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://127.0.0.1/x", "http://example.invalid/x", "x.zip"])
+def test_addresses_that_cannot_be_verified_are_refused(url: str, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="only https is downloaded"):
+        download(url, tmp_path / "file", progress=False)
+
+
+@pytest.mark.parametrize(("old", "new", "followed"), [
+    ("https://a.invalid/x", "https://b.invalid/y", True),
+    ("http://a.invalid/x", "https://b.invalid/y", True),
+    ("http://a.invalid/x", "http://b.invalid/y", True),
+    ("https://a.invalid/x", "http://a.invalid/x", False),
+    ("https://a.invalid/x", "ftp://a.invalid/x", False),
+    ("http://a.invalid/x", "file:///etc/passwd", False),
+])  # fmt: skip
+def test_redirects_never_lead_to_less(old: str, new: str, followed: bool) -> None:
+    def redirected() -> urllib.request.Request | None:
+        request = urllib.request.Request(old)
+        return transport._Redirects().redirect_request(request, io.BytesIO(), 302, "Found", Message(), new)
+
+    if followed:
+        again = redirected()
+        assert again is not None
+        assert again.full_url == new
+    else:
+        with pytest.raises(DatasetError, match=f"{old}: it redirects to {new}, which is not https"):
+            redirected()
+
+
+def test_a_server_that_redirects_to_a_file_is_refused(server: Server, tmp_path: Path) -> None:
+    server.redirect = "ftp://127.0.0.1/pub"
+    with pytest.raises(DatasetError, match="redirects to ftp"):
+        fetch(server, tmp_path)
+    assert len(server.requests) == 1
+
+
+def test_a_certificate_that_nobody_signed_is_refused(server: Server, tmp_path: Path) -> None:
+    """The server of the attack: https with a certificate of its own."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("needs the program openssl to make a certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    made = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*made, *subject], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.http.socket = context.wrap_socket(server.http.socket, server_side=True)
+    url = f"https://localhost:{server.http.server_port}/x"
+    with pytest.raises(DatasetError, match=r"cannot download https://.*its certificate is not valid$"):
+        download(url, tmp_path / "file", progress=False)
+    assert server.requests == []
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    download(url, tmp_path / "file", progress=False, context=trusting)
+    assert (tmp_path / "file").read_bytes() == server.content
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Named data sets
 
 REVIEWS = [("A2", "B1", 5.0, 30), ("A2", "B2", 4.0, 10), ("A2", "000X", 1.0, 20), ("A1", "B1", 5.0, 40)]
+ALL_TRAINED = Split("ratio", 0.0, 0.0)
 
 
 def reviews_file(rows: list[tuple[str, str, float, int]] = REVIEWS) -> bytes:
@@ -286,10 +379,22 @@ def reviews_file(rows: list[tuple[str, str, float, int]] = REVIEWS) -> bytes:
     return gzip.compress("".join(text).encode())
 
 
+def archive(members: dict[str, str]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as made:
+        for name, text in members.items():
+            made.writestr(name, text)
+    return out.getvalue()
+
+
+def offer(monkeypatch: pytest.MonkeyPatch, name: str, source: object) -> None:
+    monkeypatch.setattr(module, "_SOURCES", {name: source})
+
+
 @pytest.fixture
 def tiny(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     server.content = reviews_file()
-    monkeypatch.setattr(module, "_AMAZON", {"amazon-tiny": module._Reviews(server.url, reviews=4)})
+    offer(monkeypatch, "amazon-tiny", module._Ratings(module._File(server.url), module._reviews, 4))
     return server
 
 
@@ -308,8 +413,12 @@ def test_reviews_are_downloaded_once_and_then_work_offline(
     again = load_named("amazon-tiny", root=tmp_path, split=split)
     assert torch.equal(again.train, data.train)
     assert len(tiny.requests) == 1
-    liked = load_named("amazon-tiny", root=tmp_path, min_rating=4, split=Split("ratio", 0.0, 0.0))
+    liked = load_named("amazon-tiny", root=tmp_path, min_rating=4, split=ALL_TRAINED)
     assert liked.num_interactions == 3
+    # Once it is read, the file of reviews is not needed any more.
+    (tmp_path / "amazon-tiny" / "reviews_Tiny_5.json.gz").unlink()
+    assert load_named("amazon-tiny", root=tmp_path).num_interactions == 4
+    assert not [f.name for f in (tmp_path / "amazon-tiny").iterdir() if f.name.startswith(".") or "part" in f.name]
 
 
 def test_without_a_network_one_line_says_what_to_do(tiny: Server, tmp_path: Path) -> None:
@@ -327,7 +436,7 @@ def test_without_a_network_one_line_says_what_to_do(tiny: Server, tmp_path: Path
     assert load_named("amazon-tiny", root=tmp_path).num_interactions == 4
 
 
-def test_wrong_bytes_are_noticed(tiny: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_bytes_are_noticed_and_not_kept(tiny: Server, tmp_path: Path) -> None:
     good = tiny.content
     damaged = bytearray(good)
     damaged[len(good) // 2] ^= 0xFF
@@ -335,34 +444,152 @@ def test_wrong_bytes_are_noticed(tiny: Server, tmp_path: Path, monkeypatch: pyte
         (bytes(damaged), "damaged|not a review"),
         (good[:-20], "damaged"),
         (b"<html>sorry</html>", "damaged"),
-        (reviews_file(REVIEWS[:3]), "has 3 reviews, not 4"),
-        (gzip.compress(b'{"asin": "B1"}\n'), r"json.gz:1: not a review"),
-        (gzip.compress(b"[1]\n"), r"json.gz:1: not a review"),
+        (reviews_file(REVIEWS[:3]), "has 3 ratings, not 4"),
+        (reviews_file([*REVIEWS, REVIEWS[0]]), "has 5 ratings, not 4"),
+        (gzip.compress(b'{"asin": "B1"}\n'), r":1: not a review"),
+        (gzip.compress(b"[1]\n"), r":1: not a review"),
+        (gzip.compress(b"[" * 100_000), r":1: not a review"),
+        (gzip.compress(b'{"reviewerID": "a\\nb", "asin": "i", "overall": 1, "unixReviewTime": 1}'), "not a review"),
+        (gzip.compress(b"x" * 2**23), "unpacks to more than such a file can hold"),
     ):
         folder = tmp_path / hashlib.sha256(content).hexdigest()[:8]
         tiny.content = content
         with pytest.raises(DatasetError, match=message) as caught:
-            load_named("amazon-tiny", root=folder)
+            load_named("amazon-tiny", root=folder, progress=False)
         assert "\n" not in str(caught.value)
-        assert not (folder / "amazon-tiny" / "ratings.csv").exists()
-        # Once the bad file is deleted, as the message says, the good one is welcome.
+        assert list((folder / "amazon-tiny").iterdir()) == []
         tiny.content = good
-        (folder / "amazon-tiny" / "reviews_Tiny_5.json.gz").unlink()
-        assert load_named("amazon-tiny", root=folder).num_interactions == 4
-    known = module._Reviews(tiny.url, reviews=4, sha256="0" * 64)
-    monkeypatch.setattr(module, "_AMAZON", {"amazon-tiny": known})
-    with pytest.raises(DatasetError, match="its SHA-256 is"):
-        load_named("amazon-tiny", root=tmp_path)
+        assert load_named("amazon-tiny", root=folder, progress=False).num_interactions == 4
 
 
-def test_a_recorded_checksum_is_checked(tiny: Server, tmp_path: Path) -> None:
+def test_a_file_of_another_size_or_checksum_is_refused(
+    tiny: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for known, message in (
+        (module._File(tiny.url, sha256="0" * 64), "its SHA-256 is .*, not 0000"),
+        (module._File(tiny.url, size=7), "more than 7 bytes|not 7"),
+    ):
+        offer(monkeypatch, "amazon-tiny", module._Ratings(known, module._reviews, 4))
+        with pytest.raises(DatasetError, match=message):
+            load_named("amazon-tiny", root=tmp_path)
+        assert list((tmp_path / "amazon-tiny").iterdir()) == []
+
+
+def test_the_first_checksum_is_the_standard(tiny: Server, tmp_path: Path) -> None:
     load_named("amazon-tiny", root=tmp_path)
-    (tmp_path / "amazon-tiny" / "ratings.csv").unlink()
-    assert load_named("amazon-tiny", root=tmp_path).num_interactions == 4
-    (tmp_path / "amazon-tiny" / "ratings.csv").unlink()
-    (tmp_path / "amazon-tiny" / "reviews_Tiny_5.json.gz").write_bytes(reviews_file([*REVIEWS[:3], REVIEWS[0]]))
-    with pytest.raises(DatasetError, match=r"its SHA-256 is .* delete it"):
+    folder = tmp_path / "amazon-tiny"
+    file, good = folder / "reviews_Tiny_5.json.gz", tiny.content
+    other = reviews_file([*REVIEWS[:3], ("A9", "B1", 5.0, 40)])
+    (folder / "ratings.csv").unlink()
+    file.write_bytes(other)  # changed on the disk: downloaded again
+    assert "A9" not in load_named("amazon-tiny", root=tmp_path).user_ids.raw.tolist()
+    assert (file.read_bytes(), len(tiny.requests)) == (good, 2)
+    (folder / "ratings.csv").unlink()
+    file.unlink()
+    tiny.content = other  # changed by its publisher, or by somebody between: refused
+    with pytest.raises(DatasetError, match=r"its SHA-256 is .*; if its publisher has changed it, delete .*gz\.json"):
         load_named("amazon-tiny", root=tmp_path)
+    (folder / "reviews_Tiny_5.json.gz.json").unlink()
+    assert "A9" in load_named("amazon-tiny", root=tmp_path).user_ids.raw.tolist()
+
+
+def test_a_table_that_was_cut_or_changed_is_made_again(tiny: Server, tmp_path: Path) -> None:
+    whole = load_named("amazon-tiny", root=tmp_path, split=ALL_TRAINED)
+    table = tmp_path / "amazon-tiny" / "ratings.csv"
+    text = table.read_bytes()
+    record = table.with_name("ratings.csv.json")
+    for cut in (*range(0, len(text), 7), len(text) - 1):
+        table.write_bytes(text[:cut])
+        assert torch.equal(load_named("amazon-tiny", root=tmp_path, split=ALL_TRAINED).train, whole.train)
+        assert table.read_bytes() == text
+    table.write_bytes(text.replace(b"B1", b"B7"))
+    assert load_named("amazon-tiny", root=tmp_path, split=ALL_TRAINED).item_ids == whole.item_ids
+    for damage in ("", "[]", '{"bytes": 3}', "{" * 5000, "\udcff"):
+        record.write_text(damage, errors="surrogateescape")
+        assert load_named("amazon-tiny", root=tmp_path, split=ALL_TRAINED).item_ids == whole.item_ids
+    assert len(tiny.requests) == 1  # from the file that is there
+    # Neither the table nor the file is whole: both are had again.
+    table.write_bytes(text[:20])
+    (table.parent / "reviews_Tiny_5.json.gz").write_bytes(tiny.content[:50])
+    assert torch.equal(load_named("amazon-tiny", root=tmp_path, split=ALL_TRAINED).train, whole.train)
+    assert len(tiny.requests) == 2
+
+
+RATINGS = "3::1::5::978300760\n3::7::3::978302109\n9::7::4::978301968\n"
+
+
+@pytest.fixture
+def movies(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    server.content = archive({"ml-tiny/README": "see ../..", "ml-tiny/ratings.dat": RATINGS, "../evil.pt": "pickle"})
+    sha256 = hashlib.sha256(server.content).hexdigest()
+    known = module._File(server.url.replace("reviews_Tiny_5.json.gz", "ml-tiny.zip"), len(server.content), sha256)
+    offer(monkeypatch, "ml-tiny", module._Ratings(known, module._member("ml-tiny/ratings.dat", "::"), 3))
+    return server
+
+
+def test_an_archive_gives_its_ratings_and_nothing_else(movies: Server, tmp_path: Path) -> None:
+    data = load_named("ml-tiny", root=tmp_path / "cache", split=ALL_TRAINED, min_rating=4)
+    assert (data.user_ids.raw.tolist(), data.item_ids.raw.tolist()) == ([3, 9], [1, 7])
+    assert data.train.tolist() == [[0, 1], [0, 1]]
+    found = sorted(str(f.relative_to(tmp_path)) for f in tmp_path.rglob("*") if f.is_file())
+    assert found == [f"cache/ml-tiny/{n}" for n in ("ml-tiny.zip", "ratings.csv", "ratings.csv.json")]
+
+
+def test_a_truncated_archive_is_not_used_again(movies: Server, tmp_path: Path) -> None:
+    place = tmp_path / "ml-tiny" / "ml-tiny.zip"
+    place.parent.mkdir()
+    place.write_bytes(movies.content[:100])
+    assert load_named("ml-tiny", root=tmp_path).num_interactions == 3
+    assert place.read_bytes() == movies.content
+    # Put in place by hand, it must be the right one too.
+    (place.parent / "ratings.csv").unlink()
+    place.write_bytes(b"PK" + movies.content[2:-1] + b"x")
+    movies.errors = [404] * 9
+    with pytest.raises(DatasetError, match=r"HTTP 404.*ml-tiny\.zip: its SHA-256 is .*by hand and put it at"):
+        load_named("ml-tiny", root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (archive({"other/ratings.dat": RATINGS}), "has no ml-tiny/ratings.dat"),
+        (archive({"ml-tiny/ratings.dat": RATINGS[:-10] + "\n"}), "ratings.dat:3: not user, item, rating and time|has"),
+        (archive({"ml-tiny/ratings.dat": "1::2\n"}), "ratings.dat:1: not user, item, rating and time"),
+        (archive({"ml-tiny/ratings.dat": RATINGS[:19]}), "has 1 ratings, not 3"),
+        (archive({"ml-tiny/ratings.dat": RATINGS})[:-30], "damaged"),
+        (archive({"ml-tiny/ratings.dat": "1" * 2**23}), "unpacks to more"),
+        (b"\x80\x04\x95 a pickle", "damaged"),
+    ],
+)
+def test_archives_that_are_none(
+    content: bytes, message: str, movies: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    movies.content = content
+    known = module._File(movies.url)
+    offer(monkeypatch, "ml-tiny", module._Ratings(known, module._member("ml-tiny/ratings.dat", "::"), 3))
+    with pytest.raises(DatasetError, match=message) as caught:
+        load_named("ml-tiny", root=tmp_path)
+    assert "\n" not in str(caught.value)
+    assert list((tmp_path / "ml-tiny").iterdir()) == []
+
+
+def test_lists_that_are_split_already(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.files = {"/train.txt": b"0 0 1 2 3 4 5 6 7\n1 8 9\n", "/test.txt": b"0 10\n1 11 0\n"}
+    base = server.url.rsplit("/", 1)[0]
+    parts = (module._List(module._File(f"{base}/{name}.txt"), n) for name, n in (("train", 10), ("test", 3)))
+    offer(monkeypatch, "book", module._Lists(*parts))
+    with pytest.warns(UserWarning, match="no validation split"):
+        book = load_named("book", root=tmp_path)
+    assert book.test.tolist() == [[0, 1, 1], [10, 0, 11]]
+    assert (book.train.size(1), book.valid.size(1)) == (9, 1)
+    (tmp_path / "book" / "test.txt").write_bytes(b"0 10\n1 1")
+    with pytest.warns(UserWarning, match="no validation split"):
+        assert torch.equal(load_named("book", root=tmp_path).test, book.test)
+    (tmp_path / "book" / "train.txt").unlink()
+    (tmp_path / "book" / "train.txt.json").unlink()
+    server.files["/train.txt"] = server.files["/train.txt"][:-2]
+    with pytest.raises(DatasetError, match="has 9 interactions, not 10"):
+        load_named("book", root=tmp_path)
 
 
 def test_unknown_names_and_useless_caches(tmp_path: Path) -> None:
@@ -375,38 +602,18 @@ def test_unknown_names_and_useless_caches(tmp_path: Path) -> None:
     assert issubclass(DatasetError, InteractionError)
 
 
-def test_data_sets_of_pyg(tmp_path: Path) -> None:
-    raw = tmp_path / "ml-1m" / "raw"
-    raw.mkdir(parents=True)
-    (raw / "movies.dat").write_text("1::Toy Story (1995)::Animation\n7::Heat::Action\n")
-    (raw / "users.dat").write_text("3::F::1::10::48067\n9::M::56::16::70072\n")
-    (raw / "ratings.dat").write_text("3::1::5::978300760\n3::7::3::978302109\n9::7::4::978301968\n")
-    data = load_named("ml-1m", root=tmp_path, split=Split("ratio", 0.0, 0.0), min_rating=4)
-    assert (data.user_ids.raw.tolist(), data.item_ids.raw.tolist()) == ([3, 9], [1, 7])
-    assert data.train.tolist() == [[0, 1], [0, 1]]
-
-    raw = tmp_path / "amazon-book" / "raw"
-    raw.mkdir(parents=True)
-    (raw / "user_list.txt").write_text("org_id remap_id\nu 0\nv 1\n")
-    (raw / "item_list.txt").write_text("org_id remap_id\n" + "".join(f"i{i} {i}\n" for i in range(12)))
-    (raw / "train.txt").write_text("0 0 1 2 3 4 5 6 7\n1 8 9\n")
-    (raw / "test.txt").write_text("0 10\n1 11 0\n")
-    with pytest.warns(UserWarning, match="no validation split"):
-        book = load_named("amazon-book", root=tmp_path)
-    assert book.test.tolist() == [[0, 1, 1], [10, 0, 11]]
-    assert (book.train.size(1), book.valid.size(1)) == (9, 1)
+def test_what_is_offered_is_had_by_https_and_by_checksum_or_count() -> None:
+    for name, source in module._SOURCES.items():
+        parts = [source] if isinstance(source, module._Ratings) else [source.train, source.test]
+        for part in parts:
+            assert part.file.url.startswith("https://"), name
+            assert part.count > 50_000
+    for name in ("ml-100k", "ml-1m"):
+        source = module._SOURCES[name]
+        assert isinstance(source, module._Ratings)
+        assert re.fullmatch("[0-9a-f]{64}", source.file.sha256 or "")
 
 
-def test_without_a_network_pyg_data_can_be_put_in_place_by_hand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from torch_geometric.datasets import MovieLens100K
-
-    def no_network(self: object) -> None:
-        raise OSError("<urlopen error [Errno -2] Name or service not known>")
-
-    monkeypatch.setattr(MovieLens100K, "download", no_network)
-    with pytest.raises(DatasetError) as caught:
-        load_named("ml-100k", root=tmp_path)
-    assert str(caught.value).endswith(f"put the content of {MovieLens100K.url} into {tmp_path / 'ml-100k' / 'raw'}")
-    assert "\n" not in str(caught.value)
+def test_no_data_set_class_of_another_library_is_imported() -> None:
+    code = "import sys; import infodcl_geo.data.named; print('torch_geometric.datasets' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import resource
+import tempfile
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -193,7 +196,7 @@ def test_features_of_every_format(tmp_path: Path) -> None:
     sp.save_npz(tmp_path / "sparse.npz", sp.csr_matrix(matrix))
     save_file({"features": matrix}, tmp_path / "f.safetensors")
     for name in ("f.npy", "one.npz", "sparse.npz", "f.safetensors"):
-        features = load_features(tmp_path / name, interactions())
+        features = load_features(tmp_path / name, interactions(items=range(4)))
         assert torch.equal(features.values, torch.from_numpy(matrix)), name
         assert features.covered.all()
     assert features.name == "f"
@@ -202,29 +205,101 @@ def test_features_of_every_format(tmp_path: Path) -> None:
 
 def test_features_by_id(tmp_path: Path) -> None:
     matrix = np.array([[1.0, 2], [3, 4], [5, 6]])
+    names = ["e", "zz", "a"]
     np.save(tmp_path / "f.npy", matrix)
+    np.save(tmp_path / "ids.npy", np.array(names))
     (tmp_path / "ids.txt").write_text("e\nzz\na\n")
-    np.savez(tmp_path / "f.npz", features=matrix, ids=np.array(["e", "zz", "a"]))
-    for file, ids in (("f.npy", tmp_path / "ids.txt"), ("f.npy", ["e", "zz", "a"]), ("f.npz", None)):
+    np.savez(tmp_path / "f.npz", features=matrix, ids=np.array(names))
+    np.savez(tmp_path / "bytes.npz", features=matrix, ids=np.array([b"e", b"zz", b"a"]))
+    frame = pd.DataFrame({"item_id": names, "f0": matrix[:, 0], "f1": matrix[:, 1]})
+    frame.to_parquet(tmp_path / "f.parquet")
+    pd.DataFrame({"asin": names, "embedding": list(matrix)}).to_parquet(tmp_path / "lists.parquet")
+    frame.to_csv(tmp_path / "f.csv", index=False)
+    frame[["f0", "item_id", "f1"]].rename(columns={"item_id": "iid:token"}).to_csv(
+        tmp_path / "f.tsv", index=False, sep="\t"
+    )
+    for file, ids in (
+        ("f.npy", tmp_path / "ids.txt"),
+        ("f.npy", str(tmp_path / "ids.npy")),
+        ("f.npy", names),
+        ("f.npz", None),
+        ("bytes.npz", None),
+        ("f.parquet", None),
+        ("lists.parquet", None),
+        ("f.csv", None),
+        ("f.tsv", None),
+    ):
         with pytest.warns(InteractionWarning, match="1 of 3 rows are of items that are not in small"):
             features = load_features(tmp_path / file, interactions(), ids=ids)
-        assert features.values.tolist() == [[5, 6], [0, 0], [0, 0], [1, 2]]
+        assert features.values.tolist() == [[5, 6], [0, 0], [0, 0], [1, 2]], file
         assert features.covered.tolist() == [True, False, False, True]
-    # Without ids, more rows than items are numbered by raw integer ids.
-    np.save(tmp_path / "many.npy", np.arange(1.0, 13.0).reshape(6, 2))
-    with pytest.warns(InteractionWarning, match="2 of 6 rows"):
-        features = load_features(tmp_path / "many.npy", interactions(items=(0, 2, 3, 5)))
-    assert features.values[:, 0].tolist() == [1, 5, 7, 11]
+    save_file({"features": matrix, "ids": np.array([7, 2, 4])}, tmp_path / "f.safetensors")
+    for file, ids in (("f.safetensors", None), ("f.npy", ["7", "2", "4"]), ("f.npy", np.array([7.0, 2.0, 4.0]))):
+        features = load_features(tmp_path / file, interactions(items=(2, 4, 6, 7)), ids=ids)
+        assert features.values[:, 0].tolist() == [3, 5, 0, 1], file
+
+
+@pytest.mark.parametrize(
+    ("items", "count"),
+    [
+        ((1, 2, 3, 4), 4),  # row k is of item k + 1, or is it?
+        ((1, 2, 3, 4), 5),
+        ((0, 2, 3, 5), 6),  # a filter has left out 1 and 4
+        ((0, 2, 3, 5), 4),
+        ((0, 1, 2, 3), 5),
+        ((0, 1, 2, 3), 3),
+        (("a", "m", "z", "zz"), 4),  # in the order of a list that is not known
+        (("0", "1", "2", "x"), 4),
+    ],
+)
+def test_rows_whose_ids_are_not_known_are_refused(items: tuple[object, ...], count: int, tmp_path: Path) -> None:
+    np.save(tmp_path / "f.npy", np.ones((count, 2)))
+    message = r"f\.npy: whose rows are these\? .*--feature_ids FILE or ids= gives the id of each row"
+    with pytest.raises(InteractionError, match=message) as caught:
+        load_features(tmp_path / "f.npy", interactions(items=items))
+    assert "\n" not in str(caught.value)
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_rows_never_move_when_a_filter_leaves_items_out(data: st.DataObject) -> None:
+    """Whatever the ids and the order of the matrix: each item has its own row, or it is said that this is not known."""
+    total = data.draw(st.integers(2, 9))
+    first = data.draw(st.integers(0, 2))
+    words = data.draw(st.booleans())
+    every: list[object] = [f"i{i}" if words else i for i in range(first, first + total)]
+    kept = sorted(data.draw(st.sets(st.sampled_from(every), min_size=1)))  # type: ignore[type-var]
+    order = data.draw(st.permutations(every))
+    matrix = np.arange(1.0, total + 1)[:, None]
+    owner = dict(zip(order, matrix[:, 0], strict=True))
+    pairs = torch.stack([torch.zeros(len(kept), dtype=torch.int64), torch.arange(len(kept))])
+    empty = torch.empty(2, 0, dtype=torch.int64)
+    part = Interactions(pairs, empty, empty, 1, len(kept), IdMap([0]), IdMap(kept), "part")
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", InteractionWarning)
+        file = Path(folder) / "f.npy"
+        np.save(file, matrix)
+        features = load_features(file, part, ids=np.array(order))
+        assert features.values[:, 0].tolist() == [owner[i] for i in kept]
+        if kept != list(range(total)):
+            with pytest.raises(InteractionError, match="whose rows are these"):
+                load_features(file, part)
+        else:
+            assert load_features(file, part).values[:, 0].tolist() == matrix[:, 0].tolist()
 
 
 def test_missing_and_broken_rows(tmp_path: Path) -> None:
+    data = interactions(items=range(4))
     matrix = np.array([[1.0, 2], [np.nan, np.nan], [0, 0], [4, 4]])
     np.save(tmp_path / "f.npy", matrix)
-    assert load_features(tmp_path / "f.npy", interactions()).covered.tolist() == [True, False, False, True]
-    matrix[3, 1] = np.inf
-    np.save(tmp_path / "f.npy", matrix)
-    with pytest.raises(InteractionError, match=r"f\.npy: row 3 \(from 0\): not finite \(1 such rows\)"):
-        load_features(tmp_path / "f.npy", interactions())
+    assert load_features(tmp_path / "f.npy", data).covered.tolist() == [True, False, False, True]
+    (tmp_path / "f.csv").write_text("item,x,y\n0,1,2\n1,,\n2,0,0\n3,4,4\n")
+    assert load_features(tmp_path / "f.csv", data).covered.tolist() == [True, False, False, True]
+    for wrong in (np.inf, 1e300):
+        matrix[3, 1] = wrong
+        np.save(tmp_path / "f.npy", matrix)
+        with pytest.raises(InteractionError, match=r"f\.npy: row 3 \(from 0\): not finite \(1 such rows\)"):
+            load_features(tmp_path / "f.npy", data)
 
 
 def test_feature_errors_name_the_file(tmp_path: Path) -> None:
@@ -232,20 +307,104 @@ def test_feature_errors_name_the_file(tmp_path: Path) -> None:
     np.save(tmp_path / "flat.npy", np.ones(4))
     (tmp_path / "text.npy").write_text("hello")
     np.savez(tmp_path / "two.npz", a=np.ones((4, 1)), b=np.ones((4, 1)))
+    np.save(tmp_path / "o.npy", np.array([[{}, {}]], dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "o.npz", np.array([[{}, {}]], dtype=object), allow_pickle=True)
+    (tmp_path / "f.pt").write_bytes(b"\x80\x04")
+    (tmp_path / "bare.csv").write_text("1,2,3\n4,5,6\n")
+    (tmp_path / "words.csv").write_text("item,x\na,1\nb,red\n")
+    (tmp_path / "hole.csv").write_text("item,x\na,1\n,2\n")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 and no more PAR1")
+    (tmp_path / "bad.safetensors").write_bytes(b"\xff" * 64)
+    pd.DataFrame({"item": ["a", "b"], "x": [[1.0], [1.0, 2.0]]}).to_parquet(tmp_path / "ragged.parquet")
     for name, message in (
         ("nowhere.npy", "no such file"),
-        ("three.npy", "3 rows for 4 items of small; give ids="),
-        ("flat.npy", r"shape \(4,\), not items x features"),
-        ("text.npy", "not readable as arrays"),
+        ("flat.npy", r"shape \(4,\), not rows x features"),
+        ("text.npy", "not readable as npy"),
         ("two.npz", "arrays a, b; call the matrix 'features'"),
+        ("o.npy", "an array of object, not of numbers or words"),
+        ("o.npz", "an array of object, not of numbers or words"),
+        ("f.pt", "a matrix comes as npy, npz, safetensors, parquet, csv or tsv, told by the ending, not as .pt"),
+        ("bare.csv", "no header; the first line names the columns"),
+        ("words.csv", "column 'x' does not hold numbers"),
+        ("hole.csv", "1 rows have no item"),
+        ("bad.parquet", "not readable as parquet"),
+        ("bad.safetensors", "not readable as safetensors"),
+        ("ragged.parquet", "lists of column 'x' are not all of one length"),
     ):
         with pytest.raises(InteractionError, match=f"{name}: .*{message}") as caught:
             load_features(tmp_path / name, interactions())
         assert "\n" not in str(caught.value)
-    with pytest.raises(InteractionError, match=r"2 ids are repeated|1 ids are repeated"):
+    with pytest.raises(InteractionError, match="1 ids are repeated"):
         load_features(tmp_path / "three.npy", interactions(), ids=["a", "a", "b"])
-    with pytest.raises(InteractionError, match="ids for 3 rows"):
+    with pytest.raises(InteractionError, match="1 ids for 3 rows"):
         load_features(tmp_path / "three.npy", interactions(), ids=["a"])
+    with pytest.raises(InteractionError, match="none of its 3 rows is of the items of small"):
+        load_features(tmp_path / "three.npy", interactions(), ids=["x", "y", "z"])
+    with pytest.raises(InteractionError, match="ids of type float64"):
+        load_features(tmp_path / "three.npy", interactions(), ids=[0.5, 1, 2])
+    (tmp_path / "ids.txt").write_bytes(b"\xff\xfe\n")
+    with pytest.raises(InteractionError, match=r"ids\.txt: not readable as ids"):
+        load_features(tmp_path / "three.npy", interactions(), ids=tmp_path / "ids.txt")
+
+
+def _npy(header: str, content: bytes = b"") -> bytes:
+    text = header.ljust(117).encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + content
+
+
+def test_what_a_header_claims_is_not_allocated(tmp_path: Path) -> None:
+    huge = "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000, 1000000), }"
+    (tmp_path / "f.npy").write_bytes(_npy(huge))
+    with zipfile.ZipFile(tmp_path / "f.npz", "w") as archive:
+        archive.writestr("features.npy", _npy(huge))
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("features.npy", bytes(2**28 + 1))
+    for name in ("huge", "negative"):
+        shape = [10**9, 10**6] if name == "huge" else [-1, 4]
+        parts = {"data": np.zeros(0), "indices": np.zeros(0, int), "indptr": np.zeros(1, int)}
+        np.savez(tmp_path / f"{name}.npz", format=np.array(b"csr"), shape=np.array(shape), **parts)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for name, message in (
+        ("f.npy", "says that it holds"),
+        ("f.npz", "says that it holds"),
+        ("bomb.npz", "unpacks to more than"),
+        ("huge.npz", "too large"),
+        ("negative.npz", "too large|not readable"),
+    ):
+        with pytest.raises(InteractionError, match=message):
+            load_features(tmp_path / name, interactions())
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18  # KiB
+
+
+@given(st.sampled_from(["f.npy", "f.npz", "s.npz", "f.safetensors", "f.parquet", "f.csv"]), st.data())
+@settings(max_examples=150, deadline=None)
+def test_damaged_matrices_end_in_the_librarys_error(name: str, data: st.DataObject) -> None:
+    matrix = np.arange(1.0, 9.0, dtype=np.float32).reshape(4, 2)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        file = Path(folder) / name
+        if name == "f.npy":
+            np.save(file, matrix)
+        elif name == "f.npz":
+            np.savez_compressed(file, features=matrix, ids=np.arange(4))
+        elif name == "s.npz":
+            sp.save_npz(file, sp.csr_matrix(matrix))
+        elif name == "f.safetensors":
+            save_file({"features": matrix, "ids": np.arange(4)}, file)
+        else:
+            frame = pd.DataFrame({"item": range(4), "x": matrix[:, 0], "y": matrix[:, 1]})
+            frame.to_parquet(file) if name == "f.parquet" else frame.to_csv(file, index=False)
+        content = bytearray(file.read_bytes())
+        for _ in range(data.draw(st.integers(1, 4))):
+            content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+        file.write_bytes(bytes(content[: data.draw(st.integers(0, len(content)))]))
+        try:
+            features = load_features(file, interactions(items=range(4)))
+        except InteractionError as error:
+            assert "\n" not in str(error)
+        else:
+            assert features.values.shape[0] == 4
+            assert features.values.isfinite().all()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

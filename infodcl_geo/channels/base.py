@@ -1,27 +1,28 @@
-"""What a channel is, the pretrained vectors it is made from, and helpers of its builders."""
+"""What a channel is, the pretrained vectors that it is made from, and what its readers and builders share."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from os import PathLike
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.ids import IdMap, InteractionWarning
+from ..data.ids import InteractionWarning
 from ..data.interactions import Interactions
-from ..graph.graph import (
-    Graph,
-    csr_parts,
-    from_scipy,
-    to_scipy,
-)
+from ..errors import InfodclGeoError
+from ..graph.graph import Graph, csr_parts, from_scipy, to_scipy
 
-Path_: TypeAlias = str | PathLike[str]
+
+class ChannelError(InfodclGeoError):
+    """A channel that does not fit itself or the data; the message is one line and names the channel or its source."""
+
+
+def printable(text: object) -> str:
+    """Text in one line without control characters, as it may go to a terminal: they are shown as ``\\x1b`` and so on."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,17 +30,17 @@ class Channel:
     """Metadata of the items, and what it was made from.
 
     Args:
-        name: what the channel is called in models and tables.
+        name: what the channel is called in models and tables, one line without control characters.
         metadata: ``[num_items, d]`` float32.
-        source: one line that says what it was made from, with counts.
+        source: one line that says what it was made from, with counts; control characters are escaped.
         covered: bool ``[num_items]``, items with metadata of their own; the others hold the builder's fallback.
         graph: the graph behind it, row = who is described, column = by whom: items ``[N, N]`` or users ``[M, M]``.
         over: whose graph it is, 'items' or 'users'; ``None`` without a graph.
         from_interactions: made of the training interactions and nothing else, so that how well it agrees with them
-            (:func:`row_agreement`) says nothing of it.
+            (:func:`~infodcl_geo.channels.agreement.row_agreement`) says nothing of it.
 
     Raises:
-        ValueError: if the shapes do not fit each other, or the metadata are not finite.
+        ChannelError: if the shapes do not fit each other, or the metadata are not finite.
     """
 
     name: str
@@ -52,16 +53,19 @@ class Channel:
 
     def __post_init__(self) -> None:
         where = f"channel {self.name!r}"
+        if not self.name or not self.name.isprintable():
+            raise ChannelError(f"{where}: a name is one line without control characters")
+        object.__setattr__(self, "source", printable(self.source))
         if self.metadata.dim() != 2 or not self.metadata.is_floating_point():
-            raise ValueError(
+            raise ChannelError(
                 f"{where}: metadata is {list(self.metadata.shape)} {self.metadata.dtype}, not [N, d] floats"
             )
         if self.covered.shape != (len(self.metadata),) or self.covered.dtype != torch.bool:
-            raise ValueError(f"{where}: covered must be bool [{len(self.metadata)}], not {list(self.covered.shape)}")
+            raise ChannelError(f"{where}: covered must be bool [{len(self.metadata)}], not {list(self.covered.shape)}")
         if not bool(self.metadata.isfinite().all()):
-            raise ValueError(f"{where}: metadata has values that are not finite")
+            raise ChannelError(f"{where}: metadata has values that are not finite")
         if (self.graph is None) != (self.over is None):
-            raise ValueError(f"{where}: a graph and whom it is over go together")
+            raise ChannelError(f"{where}: a graph and whom it is over go together")
 
     @property
     def coverage(self) -> float:
@@ -73,14 +77,14 @@ class Channel:
 
 
 @dataclass(frozen=True, eq=False)
-class Vectors:
+class PretrainedVectors:
     """Pretrained vectors that channels aggregate: ``users`` ``[num_users, d]`` and ``items`` ``[num_items, d]``."""
 
     users: Tensor
     items: Tensor
 
 
-ChannelBuilder: TypeAlias = Callable[[Interactions, Vectors], Channel]
+ChannelBuilder: TypeAlias = Callable[[Interactions, PretrainedVectors], Channel]
 """Makes a channel from interactions (of which it must read the training split alone) and pretrained vectors."""
 
 
@@ -90,17 +94,12 @@ def has_edges(graph: Graph) -> Tensor:
 
 
 def unweighted(graph: Graph) -> Graph:
+    """The graph with a weight of one on every edge."""
     matrix = to_scipy(graph.matrix)
     matrix.data[:] = 1.0
     return Graph(from_scipy(matrix))
 
 
-def _warn(message: str) -> None:
-    warnings.warn(message, InteractionWarning, stacklevel=3)
-
-
-def unknown(column: Any, ids: IdMap) -> set[Any]:
-    rows = ids.encode(column.ids, missing=-1)
-    used = np.zeros(len(column.ids), dtype=bool)
-    used[column.codes] = True
-    return set(column.ids[used & (rows < 0)].tolist())
+def warn_of_file(message: str) -> None:
+    """An :class:`~infodcl_geo.data.ids.InteractionWarning`, attributed to the caller of the reader that calls this."""
+    warnings.warn(printable(message), InteractionWarning, stacklevel=3)

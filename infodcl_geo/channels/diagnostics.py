@@ -11,14 +11,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..data.ids import IntArray
 from ..data.interactions import Interactions
 from ..graph.graph import Graph, interaction_graph, to_scipy
 from ..graph.similarity import cosine_graph
 from ..nn.psnet import PSNet
-from .base import Channel
+from .base import Channel, ChannelError, PretrainedVectors, printable
+from .beyond import Beyond, beyond_vectors
+from .pairs import deal_pairs
 from .shuffle import shuffled
 
-_IntArray = npt.NDArray[np.int64]
 _LOOK_UPS = 2**22
 """Look-ups of interactions at a time, about 200 MB."""
 
@@ -95,6 +97,8 @@ class ChannelReport:
     """see :func:`signal_to_noise`"""
     threshold: float
     """z below which the channel counts as carrying nothing"""
+    beyond: Beyond | None = None
+    """what the channel knows beyond the pretrained vectors; ``None`` where none were given"""
 
     @property
     def coverage(self) -> float:
@@ -106,12 +110,17 @@ class ChannelReport:
         """Whether agreement was measured and is not better than random."""
         return self.agreement is not None and not self.agreement.z >= self.threshold
 
+    @property
+    def adds_nothing(self) -> bool:
+        """Whether what the channel knows beyond the vectors was measured, and is chance or less than a hundredth."""
+        return self.beyond is not None and not (self.beyond.z >= self.threshold and self.beyond.share >= 0.01)
+
     def summary(self) -> str:
         """The numbers as a few lines of text."""
         degrees, found = self.degrees, self.agreement
         graph = "nearest by metadata" if self.from_metadata else "graph"
         lines = [
-            f"channel       {self.name}: {self.source}",
+            f"channel       {printable(self.name)}: {printable(self.source)}",
             f"coverage      {100 * self.coverage:.1f}% of {self.num_items} items "
             f"({self.without_metadata} without metadata of their own, {100 * (1 - self.coverage):.1f}%)",
             f"degrees       {graph} over {self.over}: min {degrees.min}, median {degrees.median:g}, "
@@ -128,6 +137,15 @@ class ChannelReport:
                 f"{found.pairs} held-out pairs; any neighbour: {100 * found.reach:.1f}% against "
                 f"{100 * found.reach_random:.1f}%" + ("; CARRIES NOTHING" if self.carries_nothing else ""),
             ]
+        if self.beyond is not None:
+            told = self.beyond
+            lines += [
+                f"beyond        {100 * told.share:+.2f}% of what the vectors know of held-out items "
+                f"({told.gain:+.5f} nats a pair beside {told.known:.5f}), weight {told.weight:.2f}",
+                f"              z = {told.z:.1f}, {told.pairs} held-out pairs; right order of a held-out and a random item: "
+                f"{100 * told.auc:.2f}% against {100 * told.auc_vectors:.2f}% by the vectors"
+                + ("; ADDS NOTHING to them" if self.adds_nothing else ""),
+            ]
         lines.append(f"noise         signal to noise {self.signal_to_noise:.3g} before training")
         return "\n".join(lines)
 
@@ -136,6 +154,7 @@ def inspect_channel(
     data: Interactions,
     channel: Channel,
     *,
+    vectors: PretrainedVectors | None = None,
     neighbours: int = 20,
     shuffles: int = 20,
     max_pairs: int = 10_000,
@@ -150,6 +169,8 @@ def inspect_channel(
     Args:
         data: its training and validation splits are used.
         channel: what to inspect.
+        vectors: the pretrained vectors that a model starts from; with them, what the channel knows beyond them is
+            measured too (:func:`~infodcl_geo.channels.beyond.beyond_vectors`).
         neighbours: of a channel without a graph, how many items of largest cosine of the metadata stand for it; items
             that are not covered have none.
         shuffles, max_pairs: see :func:`agreement`.
@@ -165,9 +186,11 @@ def inspect_channel(
     graph, over = channel.graph, channel.over
     if graph is None or over is None:
         graph, over = cosine_graph(channel.metadata, channel.covered, top_k=neighbours), "items"
-    found = None
+    found = beyond = None
     if data.valid.size(1):
         found = agreement(data, graph, over, shuffles=shuffles, max_pairs=max_pairs, seed=seed)
+        if vectors is not None:
+            beyond = beyond_vectors(data, channel, vectors, max_pairs=max_pairs, seed=seed)
     report = ChannelReport(
         channel.name,
         channel.source,
@@ -179,6 +202,7 @@ def inspect_channel(
         found,
         signal_to_noise(channel.metadata, seed=seed),
         threshold,
+        beyond,
     )
     if found is not None and report.carries_nothing:
         warnings.warn(
@@ -234,7 +258,7 @@ def agreement(
       drawn among the items that u has not in training, each as often as those who lack it hold it out. The users
       are the same, and so are popularity and degrees of the items. That cancels hubs, and edges that join items
       merely because they are equally popular.
-    - From it the mean advantage of copies with :func:`shuffled` edges is taken, which keep every degree. That cancels
+    - From it the mean advantage of copies with :func:`~infodcl_geo.channels.shuffle.shuffled` edges is taken, which keep every degree. That cancels
       what is left of hubs where users of mainstream taste hold popular items in both splits.
 
     With the spread s of the copies and the standard error e of the advantage over users,
@@ -254,18 +278,18 @@ def agreement(
         seed: of pairs, random items and shuffles.
 
     Raises:
-        ValueError: without validation pairs, for fewer than two copies, or if the graph is not over ``over``.
+        ChannelError: without validation pairs, for fewer than two copies, or if the graph is not over ``over``.
     """
     nodes = data.num_items if over == "items" else data.num_users
     if graph.shape != (nodes, nodes):
-        raise ValueError(f"a graph over {nodes} {over} has {nodes} rows and columns, not {graph.shape}")
+        raise ChannelError(f"a graph over {nodes} {over} has {nodes} rows and columns, not {graph.shape}")
     if data.valid.size(1) == 0:
-        raise ValueError("there are no validation interactions to compare with")
+        raise ChannelError("there are no validation interactions to compare with")
     if shuffles < 2:
-        raise ValueError(f"a spread needs at least 2 shuffled copies, not {shuffles}")
+        raise ChannelError(f"a spread needs at least 2 shuffled copies, not {shuffles}")
     rng = np.random.default_rng(seed)
     taken = to_scipy(interaction_graph(data.train.cpu(), data.num_users, data.num_items).matrix)
-    users, items, random_items = _deal(data.valid.cpu().numpy(), taken, max_pairs, rng)
+    users, items, random_items = deal_pairs(data.valid.cpu().numpy(), taken, max_pairs, rng)
     draws = len(random_items)
     everyone = np.tile(users, draws + 1)
     everything = np.concatenate([items, *random_items])
@@ -303,38 +327,6 @@ def agreement(
     )
 
 
-def _deal(
-    valid: _IntArray, taken: Any, max_pairs: int, rng: np.random.Generator, draws: int = 4
-) -> tuple[_IntArray, _IntArray, list[_IntArray]]:
-    """Users and items of validation pairs, and for each pair ``draws`` random validation items the user has not."""
-    if valid.shape[1] > max_pairs:
-        chosen = np.sort(rng.choice(valid.shape[1], max_pairs, replace=False))
-        users, items = valid[:, chosen]
-    else:
-        users, items = valid
-    # As often as those who lack an item hold it out, not as anybody does: the most popular are rare in validation
-    # because nearly all have them in training, and somebody who has not is the likelier to hold them out.
-    lacking = taken.shape[0] - np.bincount(taken.indices, minlength=taken.shape[1])
-    rate = np.bincount(valid[1], minlength=taken.shape[1]) / np.maximum(lacking, 1)
-    rate /= rate.sum()
-    dealt = rng.choice(len(rate), (draws, len(users)), p=rate)
-    known = np.ones(dealt.shape, dtype=bool)
-    for _ in range(200):
-        deal, pair = np.nonzero(known)
-        known[deal, pair] = np.asarray(taken[users[pair], dealt[deal, pair]]).ravel() > 0
-        deal, pair = np.nonzero(known)
-        if not deal.size:
-            break
-        dealt[deal, pair] = rng.choice(len(rate), deal.size, p=rate)
-    else:
-        # A user who has in training nearly all that anybody holds out says nothing.
-        kept = ~known.any(0)
-        users, items, dealt = users[kept], items[kept], dealt[:, kept]
-    if not len(users):
-        raise ValueError("no user lacks an item that others hold out, so nothing can be compared")
-    return users, items, list(dealt)
-
-
 def _neighbours(graph: Graph) -> Any:
     """The graph as a scipy CSR matrix, the diagonal and entries that are not positive left out."""
     matrix = to_scipy(graph.matrix)
@@ -346,7 +338,7 @@ def _neighbours(graph: Graph) -> Any:
 
 
 def _shares(
-    matrix: Any, taken: Any, users: _IntArray, items: _IntArray, over: Literal["items", "users"]
+    matrix: Any, taken: Any, users: IntArray, items: IntArray, over: Literal["items", "users"]
 ) -> npt.NDArray[np.float64]:
     """a(u, i) of :func:`agreement` for each pair."""
     rows = items if over == "items" else users
@@ -401,16 +393,16 @@ def signal_to_noise(
         max_items: items looked at, at most.
         draws: Gaussian draws for each item, at least 2.
         seed: of PSNet's weights, items and draws.
-        settings: further arguments of :class:`~infodcl_geo.nn.PSNet`.
+        settings: further arguments of :class:`~infodcl_geo.nn.psnet.PSNet`.
 
     Returns:
         The ratio, 0 or more.
 
     Raises:
-        ValueError: for fewer than two items or draws.
+        ChannelError: for fewer than two items or draws.
     """
     if len(metadata) < 2 or draws < 2:
-        raise ValueError(f"a variance needs at least 2 items and draws, not {len(metadata)} and {draws}")
+        raise ChannelError(f"a variance needs at least 2 items and draws, not {len(metadata)} and {draws}")
     rms = metadata.square().mean().sqrt().clamp(min=torch.finfo(metadata.dtype).tiny)
     scaled = metadata * (scale / rms)
     with torch.random.fork_rng(devices=[]):

@@ -1,16 +1,12 @@
-"""What is known about users and items beside their interactions: social edges, knowledge triples, item features.
-
-Readers map raw ids through the id maps of an :class:`~infodcl_geo.data.interactions.Interactions`; ids that it does not have
-are left out and counted in one :class:`~infodcl_geo.data.ids.InteractionWarning`. What cannot be used at all stops with
-one :class:`~infodcl_geo.data.ids.InteractionError` that names the file.
-"""
+"""The knowledge channel: triples about items, their reader and their builder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import scipy.sparse as sp
@@ -20,152 +16,10 @@ from torch import Tensor
 from ..data.ids import IdMap, InteractionError
 from ..data.interactions import Interactions
 from ..data.readers import read_columns
-from ..data.text_files import Column
+from ..errors import OptionError
 from ..graph.similarity import top_k_product, weighted_mean
-from .base import Channel, Path_, Vectors, _warn, has_edges
+from .base import Channel, ChannelError, PretrainedVectors, has_edges, warn_of_file
 from .modal import ItemFeatures, described_by
-
-
-@dataclass(frozen=True, eq=False)
-class Knowledge:
-    r"""Items described by what a knowledge graph says about them.
-
-    A fact of an item is a relation, its direction and the entity at the other end. With :math:`n_{re}` items of which
-    the fact (r, e) is true, among the :math:`N_r` items of which any fact of that relation is, it weighs
-
-    .. math:: w_{re} = \log \frac{N_r}{n_{re}},
-
-    the inverse entity frequency within the relation: what all have in common says nothing, what two alone share says
-    much. Facts that are true of the same items because a relation is stored together with its inverse count once.
-
-    - ``shared``: the mean pretrained vector of the ``top_k`` items of largest cosine similarity of their facts,
-      :math:`S_{ij} = \hat w_i \cdot \hat w_j` with :math:`\hat w_i = w_i / \lVert w_i \rVert`, weighted by it.
-    - ``propagate``: pretrained vectors carried from items to entities and back ``num_layers`` times, each time as a
-      mean weighted by :math:`w`, and the results of all times averaged.
-    - ``kge``: entity vectors from one of PyG's ``torch_geometric.nn.kge`` models, used as :class:`Modal` uses features.
-
-    Items without a fact that another one shares keep their own vector and are not covered.
-
-    Args:
-        graph: triples and which entity each item is.
-        method: see above.
-        top_k: size of the neighbourhood.
-        max_share: facts that are true of more than this share of :math:`N_r` are left out: they weigh little and cost
-            most.
-        num_layers: of ``propagate``.
-        model: class name of the model of ``kge``; on small graphs TransE needs several times the steps of DistMult.
-        aggregate: of ``kge``, as in :class:`Modal`.
-        epochs: passes over the triples of ``kge``.
-        batch_size: triples a step of ``kge``.
-        lr: learning rate of ``kge``.
-        seed: of ``kge``.
-        name: of the channel.
-    """
-
-    graph: KnowledgeGraph
-    method: Literal["shared", "propagate", "kge"] = "shared"
-    top_k: int = 20
-    max_share: float = 0.5
-    num_layers: int = 1
-    model: Literal["TransE", "DistMult", "ComplEx", "RotatE"] = "DistMult"
-    aggregate: Literal["features", "neighbours"] = "features"
-    epochs: int = 20
-    batch_size: int = 512
-    lr: float = 0.01
-    seed: int = 0
-    name: str = "knowledge"
-
-    def __post_init__(self) -> None:
-        if self.method not in ("shared", "propagate", "kge"):
-            raise ValueError(f"method must be shared, propagate or kge, not {self.method!r}")
-        for number in ("top_k", "num_layers", "epochs"):
-            if getattr(self, number) < 1:
-                raise ValueError(f"{number} must be at least 1, not {getattr(self, number)}")
-
-    def __call__(self, data: Interactions, vectors: Vectors) -> Channel:
-
-        if self.graph.num_items != data.num_items:
-            raise ValueError(f"{self.graph.source}: made for {self.graph.num_items} items, not {data.num_items}")
-        if self.method == "kge":
-            features = self._entity_features(vectors.items.size(1))
-            source = f"{self.graph.source}, {self.model} of {self.epochs} epochs"
-            return described_by(features, vectors, self.aggregate, self.top_k, self.name, source)
-        weights = self.fact_weights()
-        source = f"{self.graph.source}, {weights.shape[1]} facts shared by items"
-        if self.method == "shared":
-            rows = np.sqrt(np.asarray(weights.multiply(weights).sum(1)).ravel())
-            unit = (sp.diags_array(reciprocal(rows)) @ weights).tocsr()
-            similar = top_k_product(unit, unit.T.tocsr(), self.top_k)
-            metadata = weighted_mean(similar, vectors.items, vectors.items)
-        else:
-            to_entities = sp.diags_array(reciprocal(np.asarray(weights.sum(0)).ravel())) @ weights.T
-            to_items = sp.diags_array(reciprocal(np.asarray(weights.sum(1)).ravel())) @ weights
-            similar = top_k_product(to_items.tocsr(), to_entities.tocsr(), self.top_k)
-            carried, total = vectors.items.numpy(), np.zeros(vectors.items.shape, dtype=np.float32)
-            for _ in range(self.num_layers):
-                carried = to_items @ (to_entities @ carried)
-                total += carried
-            own = ~torch.from_numpy(np.diff(weights.indptr) > 0).unsqueeze(1)
-            metadata = torch.where(own, vectors.items, torch.from_numpy(total / self.num_layers))
-        return Channel(self.name, metadata.float(), source, has_edges(similar), similar, "items")
-
-    def fact_weights(self) -> Any:
-        """Weight :math:`w_{re}` of every fact that several items share, scipy CSR ``[N, facts]``."""
-
-        item, kind, entity = (part.numpy() for part in self.graph.item_attributes())
-        fact, column = np.unique(np.stack([kind, entity]), axis=1, return_inverse=True)
-        column = column.reshape(-1)
-        true_of = np.bincount(column, minlength=fact.shape[1])
-        pairs = np.unique(np.stack([kind, item]), axis=1)
-        asked_of = np.bincount(pairs[0], minlength=2 * len(self.graph.relation_ids))[fact[0]]
-        # The sum of random numbers of the items tells whether two facts about one entity are true of the same ones.
-        mark = np.random.default_rng(0).integers(1 << 62, size=self.graph.num_items)
-        marks = np.zeros(fact.shape[1], dtype=np.int64)
-        np.add.at(marks, column, mark[item])
-        first = np.zeros(fact.shape[1], dtype=bool)
-        first[np.unique(np.stack([fact[1], marks]), axis=1, return_index=True)[1]] = True
-        kept = first & (true_of > 1) & (true_of < asked_of) & (true_of <= self.max_share * asked_of)
-        weight = np.log(asked_of / np.maximum(true_of, 1)).astype(np.float32)
-        rows = kept[column]
-        place = np.cumsum(kept) - 1
-        shape = (self.graph.num_items, int(kept.sum()))
-        return sp.csr_matrix((weight[column[rows]], (item[rows], place[column[rows]])), shape=shape)
-
-    def _entity_features(self, dim: int) -> ItemFeatures:
-        from torch_geometric.nn import kge
-
-        head, relation, tail = self.graph.triples
-        # PyG's models draw their weights and their negatives from the global generator.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            classes = {"TransE": kge.TransE, "DistMult": kge.DistMult, "ComplEx": kge.ComplEx, "RotatE": kge.RotatE}
-            model = classes[self.model](len(self.graph.entity_ids), len(self.graph.relation_ids), dim)
-            optimizer = torch.optim.Adam(model.parameters(), lr=self.lr)
-            for _ in range(self.epochs):
-                for batch in torch.randperm(len(head)).split(self.batch_size):
-                    optimizer.zero_grad()
-                    model.loss(head[batch], relation[batch], tail[batch]).backward()
-                    optimizer.step()
-        parts = [model.node_emb.weight]
-        if hasattr(model, "node_emb_im"):
-            parts.append(model.node_emb_im.weight)
-        entities = torch.cat(parts, dim=1).detach()
-        seen = torch.zeros(len(entities), dtype=torch.bool)
-        seen[head], seen[tail] = True, True
-        at = self.graph.item_entity.clamp(min=0)
-        covered = self.graph.linked & seen[at]
-        return ItemFeatures(torch.where(covered.unsqueeze(1), entities[at], 0.0), covered, self.name)
-
-
-def reciprocal(values: np.ndarray) -> np.ndarray:
-    return np.divide(1.0, values, out=np.zeros(len(values), dtype=np.float32), where=values > 0)
-
-
-if TYPE_CHECKING:
-    pass
-
-
-EdgeType = tuple[str, str, str]
 
 _TRIPLES = {
     "head": "head headid subject subjectid h source item itemid",
@@ -173,10 +27,6 @@ _TRIPLES = {
     "tail": "tail tailid object objectid t target entity entityid",
 }
 _LINKS = {"item": "item itemid", "entity": "entity entityid freebaseid"}
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Containers
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,6 +130,7 @@ def _ascending(triples: Tensor) -> Tensor:
 
 
 def sorted_triples(triples: Tensor) -> Tensor:
+    """Distinct triples ``[3, T]``, sorted by (relation, head, tail)."""
     head, relation, tail = triples.numpy()
     triples = triples[:, torch.from_numpy(np.lexsort((tail, head, relation)))]
     first = torch.ones(triples.size(1), dtype=torch.bool)
@@ -287,16 +138,12 @@ def sorted_triples(triples: Tensor) -> Tensor:
     return triples[:, first]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Readers
-
-
 def load_knowledge(
-    path: Path_,
+    path: str | PathLike[str],
     data: Interactions,
     *,
-    links: Path_ | None = None,
-    columns: Sequence[Column] | None = None,
+    links: str | PathLike[str] | None = None,
+    columns: Sequence[str | int] | None = None,
 ) -> KnowledgeGraph:
     """Read knowledge triples: ``head relation tail`` a row, and which entity each item is: ``item entity`` a row.
 
@@ -322,7 +169,7 @@ def load_knowledge(
     )
     triples = sorted_triples(torch.from_numpy(raw))
     if triples.size(1) < raw.shape[1]:
-        _warn(f"{path}: {raw.shape[1] - triples.size(1)} duplicate triples, kept once")
+        warn_of_file(f"{path}: {raw.shape[1] - triples.size(1)} duplicate triples, kept once")
     item_entity = np.full(data.num_items, -1, dtype=np.int64)
     if linked is None:
         item_entity = entity_ids.encode(data.item_ids.raw, missing=-1)
@@ -330,26 +177,161 @@ def load_knowledge(
         items, entities = linked["item"].encode(data.item_ids), linked["entity"].encode(entity_ids)
         known = items >= 0
         if not known.all():
-            _warn(f"{links}: {int((~known).sum())} of {len(known)} linked items are not in {data.name}, left out")
+            warn_of_file(
+                f"{links}: {int((~known).sum())} of {len(known)} linked items are not in {data.name}, left out"
+            )
         items, entities = items[known][::-1], entities[known][::-1]
         item_entity[items] = entities  # reversed: the first of several links stays
         several = int((item_entity[items] != entities).sum())
         if several:
-            _warn(f"{links}: {several} links of items that are already linked to another entity, left out")
+            warn_of_file(f"{links}: {several} links of items that are already linked to another entity, left out")
     in_triples = np.isin(item_entity, torch.cat([triples[0], triples[2]]).numpy())
     if not in_triples.any():
         raise InteractionError(f"{path}: no item of {data.name} is in a triple")
     where = f"{Path(path).name}: {triples.size(1)} triples of {len(relation_ids)} relations"
-    source = f"{where}, {int((item_entity >= 0).sum())} of {data.num_items} items linked"
+    by_themselves = "" if linked is not None else " to the entity of the same id"
+    source = f"{where}, {int((item_entity >= 0).sum())} of {data.num_items} items linked{by_themselves}"
     return KnowledgeGraph(triples, torch.from_numpy(item_entity), entity_ids, relation_ids, source)
 
 
 def _id_map(columns: Sequence[Any]) -> IdMap:
     parts = [column.ids[np.unique(column.codes)] for column in columns]
-    if any(part.dtype.kind == "U" for part in parts):
+    if any(part.dtype.kind not in "iu" for part in parts):
         parts = [part.astype(np.str_) for part in parts]
     return IdMap(np.unique(np.concatenate(parts)))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# PyG
+@dataclass(frozen=True, eq=False)
+class Knowledge:
+    r"""Items described by what a knowledge graph says about them.
+
+    A fact of an item is a relation, its direction and the entity at the other end. With :math:`n_{re}` items of which
+    the fact (r, e) is true, among the :math:`N_r` items of which any fact of that relation is, it weighs
+
+    .. math:: w_{re} = \log \frac{N_r}{n_{re}},
+
+    the inverse entity frequency within the relation: what all have in common says nothing, what two alone share says
+    much. Facts that are true of the same items because a relation is stored together with its inverse count once.
+
+    - ``shared``: the mean pretrained vector of the ``top_k`` items of largest cosine similarity of their facts,
+      :math:`S_{ij} = \hat w_i \cdot \hat w_j` with :math:`\hat w_i = w_i / \lVert w_i \rVert`, weighted by it.
+    - ``propagate``: pretrained vectors carried from items to entities and back ``num_layers`` times, each time as a
+      mean weighted by :math:`w`, and the results of all times averaged.
+    - ``kge``: entity vectors from one of PyG's ``torch_geometric.nn.kge`` models, used as
+      :class:`~infodcl_geo.channels.modal.Modal` uses features.
+
+    Items without a fact that another one shares keep their own vector and are not covered.
+
+    Args:
+        graph: triples and which entity each item is.
+        method: see above.
+        top_k: size of the neighbourhood.
+        max_share: facts that are true of more than this share of :math:`N_r` are left out: they weigh little and cost
+            most.
+        num_layers: of ``propagate``.
+        model: class name of the model of ``kge``; on small graphs TransE needs several times the steps of DistMult.
+        aggregate: of ``kge``, as in :class:`~infodcl_geo.channels.modal.Modal`.
+        epochs: passes over the triples of ``kge``.
+        batch_size: triples a step of ``kge``.
+        lr: learning rate of ``kge``.
+        seed: of ``kge``.
+        name: of the channel.
+    """
+
+    graph: KnowledgeGraph
+    method: Literal["shared", "propagate", "kge"] = "shared"
+    top_k: int = 20
+    max_share: float = 0.5
+    num_layers: int = 1
+    model: Literal["TransE", "DistMult", "ComplEx", "RotatE"] = "DistMult"
+    aggregate: Literal["features", "neighbours"] = "features"
+    epochs: int = 20
+    batch_size: int = 512
+    lr: float = 0.01
+    seed: int = 0
+    name: str = "knowledge"
+
+    def __post_init__(self) -> None:
+        if self.method not in ("shared", "propagate", "kge"):
+            raise OptionError(f"method must be shared, propagate or kge, not {self.method!r}")
+        if self.model not in ("TransE", "DistMult", "ComplEx", "RotatE"):
+            raise OptionError(f"model must be TransE, DistMult, ComplEx or RotatE, not {self.model!r}")
+        for number in ("top_k", "num_layers", "epochs"):
+            if getattr(self, number) < 1:
+                raise OptionError(f"{number} must be at least 1, not {getattr(self, number)}")
+
+    def __call__(self, data: Interactions, vectors: PretrainedVectors) -> Channel:
+        if self.graph.num_items != data.num_items:
+            raise ChannelError(f"{self.graph.source}: made for {self.graph.num_items} items, not {data.num_items}")
+        if self.method == "kge":
+            features = self._entity_features(vectors.items.size(1))
+            source = f"{self.graph.source}, {self.model} of {self.epochs} epochs"
+            return described_by(features, vectors, self.aggregate, self.top_k, self.name, source)
+        weights = self.fact_weights()
+        source = f"{self.graph.source}, {weights.shape[1]} facts shared by items"
+        if self.method == "shared":
+            rows = np.sqrt(np.asarray(weights.multiply(weights).sum(1)).ravel())
+            unit = (sp.diags_array(_reciprocal(rows)) @ weights).tocsr()
+            similar = top_k_product(unit, unit.T.tocsr(), self.top_k)
+            metadata = weighted_mean(similar, vectors.items, vectors.items)
+        else:
+            to_entities = sp.diags_array(_reciprocal(np.asarray(weights.sum(0)).ravel())) @ weights.T
+            to_items = sp.diags_array(_reciprocal(np.asarray(weights.sum(1)).ravel())) @ weights
+            similar = top_k_product(to_items.tocsr(), to_entities.tocsr(), self.top_k)
+            carried, total = vectors.items.numpy(), np.zeros(vectors.items.shape, dtype=np.float32)
+            for _ in range(self.num_layers):
+                carried = to_items @ (to_entities @ carried)
+                total += carried
+            own = ~torch.from_numpy(np.diff(weights.indptr) > 0).unsqueeze(1)
+            metadata = torch.where(own, vectors.items, torch.from_numpy(total / self.num_layers))
+        return Channel(self.name, metadata.float(), source, has_edges(similar), similar, "items")
+
+    def fact_weights(self) -> Any:
+        """Weight :math:`w_{re}` of every fact that several items share, scipy CSR ``[N, facts]``."""
+        item, kind, entity = (part.numpy() for part in self.graph.item_attributes())
+        fact, column = np.unique(np.stack([kind, entity]), axis=1, return_inverse=True)
+        column = column.reshape(-1)
+        true_of = np.bincount(column, minlength=fact.shape[1])
+        pairs = np.unique(np.stack([kind, item]), axis=1)
+        asked_of = np.bincount(pairs[0], minlength=2 * len(self.graph.relation_ids))[fact[0]]
+        # The sum of random numbers of the items tells whether two facts about one entity are true of the same ones.
+        mark = np.random.default_rng(0).integers(1 << 62, size=self.graph.num_items)
+        marks = np.zeros(fact.shape[1], dtype=np.int64)
+        np.add.at(marks, column, mark[item])
+        first = np.zeros(fact.shape[1], dtype=bool)
+        first[np.unique(np.stack([fact[1], marks]), axis=1, return_index=True)[1]] = True
+        kept = first & (true_of > 1) & (true_of < asked_of) & (true_of <= self.max_share * asked_of)
+        weight = np.log(asked_of / np.maximum(true_of, 1)).astype(np.float32)
+        rows = kept[column]
+        place = np.cumsum(kept) - 1
+        shape = (self.graph.num_items, int(kept.sum()))
+        return sp.csr_matrix((weight[column[rows]], (item[rows], place[column[rows]])), shape=shape)
+
+    def _entity_features(self, dim: int) -> ItemFeatures:
+        from torch_geometric.nn import kge
+
+        head, relation, tail = self.graph.triples
+        # PyG's models draw their weights and their negatives from the global generator.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            classes = {"TransE": kge.TransE, "DistMult": kge.DistMult, "ComplEx": kge.ComplEx, "RotatE": kge.RotatE}
+            model = classes[self.model](len(self.graph.entity_ids), len(self.graph.relation_ids), dim)
+            optimizer = torch.optim.Adam(model.parameters(), lr=self.lr)
+            for _ in range(self.epochs):
+                for batch in torch.randperm(len(head)).split(self.batch_size):
+                    optimizer.zero_grad()
+                    model.loss(head[batch], relation[batch], tail[batch]).backward()
+                    optimizer.step()
+        parts = [model.node_emb.weight]
+        if hasattr(model, "node_emb_im"):
+            parts.append(model.node_emb_im.weight)
+        entities = torch.cat(parts, dim=1).detach()
+        seen = torch.zeros(len(entities), dtype=torch.bool)
+        seen[head], seen[tail] = True, True
+        at = self.graph.item_entity.clamp(min=0)
+        covered = self.graph.linked & seen[at]
+        return ItemFeatures(torch.where(covered.unsqueeze(1), entities[at], 0.0), covered, self.name)
+
+
+def _reciprocal(values: np.ndarray) -> np.ndarray:
+    return np.divide(1.0, values, out=np.zeros(len(values), dtype=np.float32), where=values > 0)

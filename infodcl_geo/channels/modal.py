@@ -2,111 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse as sp
 import torch
+from scipy.sparse.linalg import svds
 from torch import Tensor
 
 from ..data.ids import InteractionError
 from ..data.interactions import Interactions
+from ..errors import OptionError
 from ..graph.similarity import cosine_graph, weighted_mean
-from .base import Channel, Path_, Vectors, _warn, has_edges
-
-if TYPE_CHECKING:
-    pass
-
-
-@dataclass(frozen=True, eq=False)
-class Modal:
-    r"""Items described by features of their own: text, image, audio.
-
-    Features are standardised over the items that have them (column mean 0, variance 1). The similarity graph joins each
-    item to the ``top_k`` items of largest positive cosine similarity. The metadata are
-
-    - ``features``: the standardised features, reduced to the d directions of largest variance (truncated SVD; narrower
-      features are padded with zeros); items without features get zero, the mean of the others;
-    - ``neighbours``: the mean pretrained vector of the similar items, weighted by similarity, so that the metadata live
-      in the space of the interactions like those of the other channels; items without features keep their own vector.
-
-    The default is ``features``: vectors pretrained on few interactions are noisy, and their mean over items that only
-    look alike blurs what the features know (TikTok's images rank held-out items better as they are).
-
-    Args:
-        features: :class:`~infodcl_geo.side_information.ItemFeatures` or a matrix ``[N, f]``, in which rows of only NaN
-            or only zeros are items without features.
-        aggregate: see above.
-        top_k: size of the neighbourhood.
-        name: of the channel; by default that of the features.
-    """
-
-    features: ItemFeatures | Tensor
-    aggregate: Literal["features", "neighbours"] = "features"
-    top_k: int = 20
-    name: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.aggregate not in ("features", "neighbours"):
-            raise ValueError(f"aggregate must be features or neighbours, not {self.aggregate!r}")
-        if self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, not {self.top_k}")
-
-    def __call__(self, data: Interactions, vectors: Vectors) -> Channel:
-        given = self.features
-        features = given if isinstance(given, ItemFeatures) else ItemFeatures.from_matrix(given, "modal")
-        if len(features.values) != data.num_items:
-            raise ValueError(f"{features.source}: {len(features.values)} rows for {data.num_items} items")
-        name = self.name or features.name
-        return described_by(features, vectors, self.aggregate, self.top_k, name, features.source)
-
-
-def described_by(
-    features: ItemFeatures, vectors: Vectors, aggregate: str, top_k: int, name: str, source: str
-) -> Channel:
-    """The channel of :class:`Modal`."""
-    values = _standardised(features)
-    similar = cosine_graph(values, features.covered, top_k=top_k)
-    if aggregate == "neighbours":
-        metadata = weighted_mean(similar, vectors.items, vectors.items)
-        return Channel(name, metadata, source, has_edges(similar), similar, "items")
-    return Channel(name, _reduced(values, vectors.items.size(1)), source, features.covered, similar, "items")
-
-
-def _standardised(features: ItemFeatures) -> Tensor:
-    """Columns of mean 0 and variance 1 over the covered rows, zero elsewhere and where a column is constant."""
-    known = features.values[features.covered].double()
-    values = torch.zeros_like(features.values)
-    if len(known):
-        spread = known.std(0, correction=0)
-        scaled = (known - known.mean(0)) / torch.where(spread > 1e-6 * known.abs().amax(0), spread, torch.inf)
-        values[features.covered] = scaled.to(values.dtype)
-    return values
-
-
-def _reduced(values: Tensor, dim: int) -> Tensor:
-    """Coordinates along the ``dim`` directions of largest variance; signs fixed, the largest entry positive."""
-    from scipy.sparse.linalg import svds
-
-    matrix = values.double().numpy()
-    if not matrix.any():
-        return torch.zeros(len(values), dim)
-    rank = min(dim, *matrix.shape)
-    if rank < min(matrix.shape):
-        left, sizes, _ = svds(matrix, k=rank, rng=np.random.default_rng(0))
-    else:
-        left, sizes, _ = np.linalg.svd(matrix, full_matrices=False)
-    order = np.argsort(-sizes)
-    coordinates = torch.from_numpy(np.ascontiguousarray((left * sizes)[:, order])).float()
-    largest = coordinates.gather(0, coordinates.abs().argmax(0, keepdim=True))
-    result = torch.zeros(len(values), dim)
-    result[:, :rank] = torch.where(largest < 0, -coordinates, coordinates)
-    return result
+from .base import Channel, ChannelError, PretrainedVectors, has_edges, warn_of_file
+from .matrices import read_ids, read_matrix, rows_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,45 +60,37 @@ class ItemFeatures:
 
 
 def load_features(
-    path: Path_, data: Interactions, *, ids: Path_ | npt.ArrayLike | None = None, name: str | None = None
+    path: str | PathLike[str],
+    data: Interactions,
+    *,
+    ids: str | PathLike[str] | npt.ArrayLike | None = None,
+    name: str | None = None,
 ) -> ItemFeatures:
-    """Read a feature matrix of items.
+    """Read a feature matrix of items, whose rows belong to raw item ids.
 
-    Without ids, row ``r`` belongs to dense item ``r`` if there are as many rows as items, else to the item whose raw
-    id is the integer ``r``. Rows that are all NaN or all zero, and items without a row, have no features.
+    The ids come with the matrix (an array ``ids``, a column of ids) or beside it (``ids``). Without them, row ``r`` is
+    the item ``r`` if the items of ``data`` are the integers 0 to n - 1 and the matrix has n rows; anything else is
+    refused, as a filter may have left items out. Rows that are all NaN or all zero, and items without a row, have no
+    features.
 
     Args:
-        path: npy, npz (one array, or arrays ``features`` and ``ids``, or a scipy sparse matrix) or safetensors (the
-            same names), ``n x f``.
+        path: a file of one of the formats of :func:`~infodcl_geo.channels.matrices.read_matrix`, ``n x f``.
         data: whose items they are.
         ids: raw item id of each row: a file (npy, or text with one a line), or the ids themselves.
         name: what to call the features; default: the name of the file.
 
     Raises:
-        InteractionError: if a file cannot be read or its shape does not fit.
+        InteractionError: if a file cannot be read, its shape does not fit, or it is not known whose rows they are.
     """
     file = Path(path)
-    matrix, own_ids = _read_matrix(file)
-    if matrix.ndim != 2 or matrix.size == 0 or matrix.dtype.kind not in "iufb":
-        raise InteractionError(f"{file}: an array of {matrix.dtype} and shape {matrix.shape}, not items x features")
-    row_ids = _read_ids(ids) if ids is not None else own_ids
-    if row_ids is not None:
-        if row_ids.shape != (len(matrix),):
-            raise InteractionError(f"{file}: {list(row_ids.shape)} ids for {len(matrix)} rows")
-        if len(np.unique(row_ids)) < len(row_ids):
-            raise InteractionError(f"{file}: {len(row_ids) - len(np.unique(row_ids))} ids are repeated")
-        rows = data.item_ids.encode(row_ids, missing=-1)
-    elif len(matrix) == data.num_items:
-        rows = np.arange(data.num_items)
-    elif data.item_ids.raw.dtype.kind == "i" and len(matrix) > data.item_ids.raw[-1]:
-        rows = data.item_ids.encode(np.arange(len(matrix)), missing=-1)
-    else:
-        raise InteractionError(f"{file}: {len(matrix)} rows for {data.num_items} items of {data.name}; give ids=")
+    matrix, own_ids = read_matrix(file)
+    row_ids = own_ids if ids is None else read_ids(ids)
+    rows = rows_of(file, len(matrix), row_ids, data.item_ids, f"items of {data.name}", "--feature_ids FILE or ids=")
     known = rows >= 0
-    if not known.any():
-        raise InteractionError(f"{file}: none of its {len(matrix)} rows is of an item of {data.name}")
     if not known.all():
-        _warn(f"{file}: {int((~known).sum())} of {len(known)} rows are of items that are not in {data.name}, left out")
+        warn_of_file(
+            f"{file}: {int((~known).sum())} of {len(known)} rows are of items that are not in {data.name}, left out"
+        )
     # NaN says that an item has no row; the check of the rows that are there names rows of the file.
     ItemFeatures.from_matrix(torch.from_numpy(matrix), source=str(file))
     values = torch.full((data.num_items, matrix.shape[1]), torch.nan)
@@ -194,47 +98,85 @@ def load_features(
     return ItemFeatures.from_matrix(values, name or file.name.split(".")[0], file.name)
 
 
-def _read_matrix(file: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """The features of a file and the ids beside them."""
-    if not file.is_file():
-        raise InteractionError(f"{file}: no such file")
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
+@dataclass(frozen=True, eq=False)
+class Modal:
+    r"""Items described by features of their own: text, image, audio.
 
-            arrays = {
-                key: value.float() if value.dtype == torch.bfloat16 else value for key, value in load_file(file).items()
-            }
-            found: Mapping[str, np.ndarray] = {key: value.numpy() for key, value in arrays.items()}
-        else:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return loaded, None
-            with loaded:
-                found = dict(loaded)
-            if "format" in found and "shape" in found:
-                return sp.load_npz(file).toarray(), None
-    except Exception as error:  # whatever the libraries meet in damaged bytes
-        raise InteractionError(f"{file}: not readable as arrays ({' '.join(str(error).split())})") from None
-    ids = found.get("ids")
-    matrices = [key for key in found if key != "ids"]
-    if "features" in found:
-        return found["features"], ids
-    if len(matrices) != 1:
-        shown = ", ".join(matrices[:5])
-        raise InteractionError(f"{file}: arrays {shown}; call the matrix 'features'")
-    return found[matrices[0]], ids
+    Features are standardised over the items that have them (column mean 0, variance 1). The similarity graph joins each
+    item to the ``top_k`` items of largest positive cosine similarity. The metadata are
+
+    - ``features``: the standardised features, reduced to the d directions of largest variance (truncated SVD; narrower
+      features are padded with zeros); items without features get zero, the mean of the others;
+    - ``neighbours``: the mean pretrained vector of the similar items, weighted by similarity, so that the metadata live
+      in the space of the interactions like those of the other channels; items without features keep their own vector.
+
+    The default is ``features``: vectors pretrained on few interactions are noisy, and their mean over items that only
+    look alike blurs what the features know (TikTok's images rank held-out items better as they are).
+
+    Args:
+        features: :class:`ItemFeatures` or a matrix ``[N, f]`` whose row r is the item of dense id r, in which rows of
+            only NaN or only zeros are items without features.
+        aggregate: see above.
+        top_k: size of the neighbourhood.
+        name: of the channel; by default that of the features.
+    """
+
+    features: ItemFeatures | Tensor
+    aggregate: Literal["features", "neighbours"] = "features"
+    top_k: int = 20
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.aggregate not in ("features", "neighbours"):
+            raise OptionError(f"aggregate must be features or neighbours, not {self.aggregate!r}")
+        if self.top_k < 1:
+            raise OptionError(f"top_k must be at least 1, not {self.top_k}")
+
+    def __call__(self, data: Interactions, vectors: PretrainedVectors) -> Channel:
+        given = self.features
+        features = given if isinstance(given, ItemFeatures) else ItemFeatures.from_matrix(given, "modal")
+        if len(features.values) != data.num_items:
+            raise ChannelError(f"{features.source}: {len(features.values)} rows for {data.num_items} items")
+        name = self.name or features.name
+        return described_by(features, vectors, self.aggregate, self.top_k, name, features.source)
 
 
-def _read_ids(ids: Path_ | npt.ArrayLike) -> np.ndarray:
-    if not isinstance(ids, str | PathLike):
-        return np.asarray(ids)
-    file = Path(ids)
-    try:
-        if file.suffix == ".npy":
-            return np.load(file, allow_pickle=False)
-        return np.array([line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()])
-    except OSError as error:
-        raise InteractionError(f"{file}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise InteractionError(f"{file}: not readable as ids ({' '.join(str(error).split())})") from None
+def described_by(
+    features: ItemFeatures, vectors: PretrainedVectors, aggregate: str, top_k: int, name: str, source: str
+) -> Channel:
+    """The channel of :class:`Modal`."""
+    values = _standardised(features)
+    similar = cosine_graph(values, features.covered, top_k=top_k)
+    if aggregate == "neighbours":
+        metadata = weighted_mean(similar, vectors.items, vectors.items)
+        return Channel(name, metadata, source, has_edges(similar), similar, "items")
+    return Channel(name, _reduced(values, vectors.items.size(1)), source, features.covered, similar, "items")
+
+
+def _standardised(features: ItemFeatures) -> Tensor:
+    """Columns of mean 0 and variance 1 over the covered rows, zero elsewhere and where a column is constant."""
+    known = features.values[features.covered].double()
+    values = torch.zeros_like(features.values)
+    if len(known):
+        spread = known.std(0, correction=0)
+        scaled = (known - known.mean(0)) / torch.where(spread > 1e-6 * known.abs().amax(0), spread, torch.inf)
+        values[features.covered] = scaled.to(values.dtype)
+    return values
+
+
+def _reduced(values: Tensor, dim: int) -> Tensor:
+    """Coordinates along the ``dim`` directions of largest variance; signs fixed, the largest entry positive."""
+    matrix = values.double().numpy()
+    if not matrix.any():
+        return torch.zeros(len(values), dim)
+    rank = min(dim, *matrix.shape)
+    if rank < min(matrix.shape):
+        left, sizes, _ = svds(matrix, k=rank, rng=np.random.default_rng(0))
+    else:
+        left, sizes, _ = np.linalg.svd(matrix, full_matrices=False)
+    order = np.argsort(-sizes)
+    coordinates = torch.from_numpy(np.ascontiguousarray((left * sizes)[:, order])).float()
+    largest = coordinates.gather(0, coordinates.abs().argmax(0, keepdim=True))
+    result = torch.zeros(len(values), dim)
+    result[:, :rank] = torch.where(largest < 0, -coordinates, coordinates)
+    return result

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from ..data.ids import IntArray
 from ..graph.graph import Graph, csr_parts, sparse_matrix, to_scipy
-
-_IntArray = npt.NDArray[np.int64]
+from .base import ChannelError
 
 
 def shuffled(graph: Graph, generator: torch.Generator | None = None, *, swaps: float = 4.0) -> Graph:
@@ -29,11 +28,11 @@ def shuffled(graph: Graph, generator: torch.Generator | None = None, *, swaps: f
         The shuffled graph, on the device of ``graph``.
 
     Raises:
-        ValueError: if the graph is not square.
+        ChannelError: if the graph is not square.
     """
     size = graph.shape[0]
     if graph.shape != (size, size):
-        raise ValueError(f"only the edges of a square graph can be shuffled, not of {graph.shape}")
+        raise ChannelError(f"only the edges of a square graph can be shuffled, not of {graph.shape}")
     seed = int(torch.randint(2**62, (), generator=generator))
     rng = np.random.default_rng(seed)
     matrix = to_scipy(graph.matrix)
@@ -47,19 +46,19 @@ def shuffled(graph: Graph, generator: torch.Generator | None = None, *, swaps: f
     if symmetric:
         rows, cols, weights = [*rows, b], [*cols, a], [*weights, weight[kept]]
     parts = (torch.from_numpy(np.concatenate(part)) for part in (rows, cols, weights))
-    row_, col_, weight_ = parts
+    new_row, new_col, new_weight = parts
     dtype = csr_parts(graph.matrix)[2].dtype
-    result = Graph(sparse_matrix(row_, col_, weight_.to(dtype), (size, size)), symmetric=symmetric)
+    result = Graph(sparse_matrix(new_row, new_col, new_weight.to(dtype), (size, size)), symmetric=symmetric)
     return result.to(graph.device)
 
 
 def _exchange(
-    row: _IntArray, col: _IntArray, size: int, rng: np.random.Generator, *, undirected: bool, swaps: float
-) -> tuple[_IntArray, _IntArray]:
+    row: IntArray, col: IntArray, size: int, rng: np.random.Generator, *, undirected: bool, swaps: float
+) -> tuple[IntArray, IntArray]:
     """Ends of the edges after random exchanges, see :func:`shuffled`."""
     row, col, edges = row.copy(), col.copy(), len(row)
 
-    def key(a: _IntArray, b: _IntArray) -> _IntArray:
+    def key(a: IntArray, b: IntArray) -> IntArray:
         return np.minimum(a, b) * size + np.maximum(a, b) if undirected else a * size + b
 
     moved = 0

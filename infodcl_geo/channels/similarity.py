@@ -1,8 +1,4 @@
-"""Metadata channels: a graph or features become one vector of metadata per item.
-
-A channel is made by a :data:`ChannelBuilder`, which is any function of the interactions and of pretrained vectors that
-returns a :class:`Channel`; the classes below are the ready ones.
-"""
+"""The item and the user channel: pretrained vectors averaged over what is similar by the training interactions."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ from torch import Tensor
 from ..data.interactions import Interactions
 from ..graph.graph import interaction_graph
 from ..graph.similarity import jaccard_graph, jaccard_mean, weighted_mean
-from .base import Channel, Vectors, has_edges, unweighted
+from .base import Channel, PretrainedVectors, has_edges, unweighted
 
 
 def item_similarity_metadata(
@@ -74,7 +70,7 @@ class ItemSimilarity:
 
     top_k: int = 20
 
-    def __call__(self, data: Interactions, vectors: Vectors) -> Channel:
+    def __call__(self, data: Interactions, vectors: PretrainedVectors) -> Channel:
         similar = jaccard_graph(interaction_graph(data.train, data.num_users, data.num_items).t(), top_k=self.top_k)
         metadata = weighted_mean(unweighted(similar), vectors.items, vectors.items)
         source = f"the {self.top_k} most similar items by training users, {similar.num_edges} edges"
@@ -92,7 +88,7 @@ class UserSimilarity:
 
     graph_top_k: int = 0
 
-    def __call__(self, data: Interactions, vectors: Vectors) -> Channel:
+    def __call__(self, data: Interactions, vectors: PretrainedVectors) -> Channel:
         metadata = user_similarity_metadata(data.train, data.num_users, data.num_items, vectors.users)
         covered = torch.bincount(data.train[1], minlength=data.num_items) > 0
         source = f"users with a training item in common, {data.train.size(1)} interactions"

@@ -4,70 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.ids import InteractionError
+from ..data.ids import IdMap, InteractionError
 from ..data.interactions import Interactions
 from ..data.readers import read_columns
-from ..data.text_files import Column
-from ..graph.graph import (
-    Graph,
-    csr_parts,
-    from_scipy,
-    interaction_graph,
-    sparse_matrix,
-    to_scipy,
-)
+from ..graph.graph import Graph, csr_parts, from_scipy, interaction_graph, sparse_matrix, to_scipy
 from ..graph.similarity import weighted_mean
-from .base import Channel, Path_, Vectors, _warn, has_edges, unknown
-
-if TYPE_CHECKING:
-    pass
-
-
-@dataclass(frozen=True, eq=False)
-class Social:
-    r"""User vectors smoothed over friends, then averaged over each item's users.
-
-    .. math::
-        s_u = \tfrac12 \Big(p_u + \frac{\sum_v F_{uv}\, p_v}{\sum_v F_{uv}}\Big), \qquad
-        m_i = \frac{1}{|N_i|} \sum_{u \in N_i} s_u
-
-    with the weights F of u's edges to friends: the user channel (InfoDCL section 3.1.1) with a given graph in place of
-    the similarities. A user without friends keeps :math:`p_u`, an item without training users gets the mean of all
-    users. Items none of whose users has a friend are not covered.
-
-    Args:
-        edges: a :class:`~infodcl_geo.side_information.SocialGraph`, or user rows ``[2, S]``, follower above followed.
-        directed: a user's friends are those it follows; otherwise also those who follow it, with the larger of the two
-            weights.
-        name: of the channel.
-    """
-
-    edges: SocialGraph | Tensor
-    directed: bool = True
-    name: str = "social"
-
-    def __call__(self, data: Interactions, vectors: Vectors) -> Channel:
-        given = self.edges
-        social = given if isinstance(given, SocialGraph) else SocialGraph.from_edges(given, data.num_users)
-        friends = social.graph
-        if friends.shape[0] != data.num_users:
-            raise ValueError(f"{social.source}: a graph of {friends.shape[0]} users for {data.num_users}")
-        if not self.directed:
-            matrix = to_scipy(friends.matrix)
-            friends = Graph(from_scipy(matrix.maximum(matrix.T)), symmetric=True)
-        smoothed = 0.5 * (vectors.users + weighted_mean(friends, vectors.users, vectors.users))
-        by_item = interaction_graph(data.train, data.num_users, data.num_items).t()
-        metadata = weighted_mean(by_item, smoothed, smoothed.mean(0, keepdim=True))
-        covered = (by_item @ has_edges(friends).float().unsqueeze(1)).squeeze(1) > 0
-        return Channel(self.name, metadata, social.source, covered, friends, "users")
-
+from .base import Channel, ChannelError, PretrainedVectors, has_edges, warn_of_file
 
 _SOCIAL = {
     "user": "source sourceid user userid follower from u id1 userid1 user1 truster",
@@ -129,12 +79,14 @@ class SocialGraph:
         return csr_parts(self.graph.matrix)[2]
 
 
-def load_social(path: Path_, data: Interactions, *, columns: Sequence[Column] | None = None) -> SocialGraph:
+def load_social(
+    path: str | PathLike[str], data: Interactions, *, columns: Sequence[str | int] | None = None
+) -> SocialGraph:
     """Read edges between users: ``user friend [weight]`` a row.
 
     Args:
         path: text with or without a header, RecBole ``.net``, parquet, npy (``S x 2`` or ``S x 3``) or npz (a scipy
-            matrix users x users whose indices are raw ids); see :func:`~infodcl_geo.readers.read_columns`.
+            matrix users x users whose indices are raw ids); see :func:`~infodcl_geo.data.readers.read_columns`.
         data: whose users they are.
         columns: header names or positions of user, friend and, if there is one, weight.
 
@@ -148,11 +100,58 @@ def load_social(path: Path_, data: Interactions, *, columns: Sequence[Column] | 
     if kept == 0:
         raise InteractionError(f"{path}: none of its {total} edges is between users of {data.name}")
     if kept < total:
-        strangers = len(unknown(read["user"], data.user_ids) | unknown(read["friend"], data.user_ids))
-        _warn(f"{path}: {strangers} users are not in {data.name}; {total - kept} of {total} edges left out")
+        strangers = len(_strangers(read["user"], data.user_ids) | _strangers(read["friend"], data.user_ids))
+        warn_of_file(f"{path}: {strangers} users are not in {data.name}; {total - kept} of {total} edges left out")
     weight = torch.from_numpy(np.asarray(read["weight"], dtype=np.float32))[known] if "weight" in read else None
     source = f"{Path(path).name}: {kept} of {total} edges between users of {data.name}"
     try:
         return SocialGraph.from_edges(edges[:, known], data.num_users, weight, source)
     except InteractionError as error:
         raise InteractionError(f"{path}: {str(error).removeprefix(f'{source}: ')}") from None
+
+
+def _strangers(column: Any, ids: IdMap) -> set[Any]:
+    """The raw ids of a column that ``ids`` does not have."""
+    rows = ids.encode(column.ids, missing=-1)
+    used = np.zeros(len(column.ids), dtype=bool)
+    used[column.codes] = True
+    return set(column.ids[used & (rows < 0)].tolist())
+
+
+@dataclass(frozen=True, eq=False)
+class Social:
+    r"""User vectors smoothed over friends, then averaged over each item's users.
+
+    .. math::
+        s_u = \tfrac12 \Big(p_u + \frac{\sum_v F_{uv}\, p_v}{\sum_v F_{uv}}\Big), \qquad
+        m_i = \frac{1}{|N_i|} \sum_{u \in N_i} s_u
+
+    with the weights F of u's edges to friends: the user channel (InfoDCL section 3.1.1) with a given graph in place of
+    the similarities. A user without friends keeps :math:`p_u`, an item without training users gets the mean of all
+    users. Items none of whose users has a friend are not covered.
+
+    Args:
+        edges: a :class:`SocialGraph`, or user rows ``[2, S]``, follower above followed.
+        directed: a user's friends are those it follows; otherwise also those who follow it, with the larger of the two
+            weights.
+        name: of the channel.
+    """
+
+    edges: SocialGraph | Tensor
+    directed: bool = True
+    name: str = "social"
+
+    def __call__(self, data: Interactions, vectors: PretrainedVectors) -> Channel:
+        given = self.edges
+        social = given if isinstance(given, SocialGraph) else SocialGraph.from_edges(given, data.num_users)
+        friends = social.graph
+        if friends.shape[0] != data.num_users:
+            raise ChannelError(f"{social.source}: a graph of {friends.shape[0]} users for {data.num_users}")
+        if not self.directed:
+            matrix = to_scipy(friends.matrix)
+            friends = Graph(from_scipy(matrix.maximum(matrix.T)), symmetric=True)
+        smoothed = 0.5 * (vectors.users + weighted_mean(friends, vectors.users, vectors.users))
+        by_item = interaction_graph(data.train, data.num_users, data.num_items).t()
+        metadata = weighted_mean(by_item, smoothed, smoothed.mean(0, keepdim=True))
+        covered = (by_item @ has_edges(friends).float().unsqueeze(1)).squeeze(1) > 0
+        return Channel(self.name, metadata, social.source, covered, friends, "users")

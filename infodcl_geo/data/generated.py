@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .ids import IdMap, IntArray
 from .interactions import Interactions, Split, split_interactions
-from .named import DatasetError
+from .download import DatasetError
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import OptionError
 from .graph import Graph, from_scipy, sparse_matrix, to_scipy
 
 
@@ -22,8 +24,6 @@ def weighted_mean(graph: Graph, x: Tensor, fallback: Tensor) -> Tensor:
 
 def top_k_product(left: Any, right: Any, top_k: int, chunk_size: int = 2048) -> Graph:
     """The ``top_k`` largest entries of each row of a scipy product, without the diagonal, some rows at a time."""
-    import scipy.sparse as sp
-
     blocks = []
     for start in range(0, left.shape[0], chunk_size):
         block = (left[start : start + chunk_size] @ right).tocsr()
@@ -67,12 +67,10 @@ def jaccard_graph(
         Graph ``[n, n]``, rows without a neighbour empty; symmetric if ``top_k`` is ``None``.
 
     Raises:
-        ValueError: if ``top_k``, ``max_pairs`` or ``chunk_size`` is not positive.
+        OptionError: if ``top_k``, ``max_pairs`` or ``chunk_size`` is not positive.
     """
     if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be at least 1, not {top_k}")
-    import scipy.sparse as sp
-
+        raise OptionError(f"top_k must be at least 1, not {top_k}")
     blocks = _jaccard_blocks(_sets(interactions, max_pairs), chunk_size)
     rows = [block if top_k is None else keep_top_k(block, top_k) for _, block in blocks]
     stacked = sp.vstack(rows, format="csr") if rows else sp.csr_matrix((0, 0), dtype=np.float32)
@@ -96,10 +94,10 @@ def jaccard_mean(
         ``[n, d]``, of the type of ``x``.
 
     Raises:
-        ValueError: if ``max_pairs`` or ``chunk_size`` is not positive, or ``x`` has not ``n`` rows.
+        OptionError: if ``max_pairs`` or ``chunk_size`` is not positive, or ``x`` has not ``n`` rows.
     """
     if x.size(0) != interactions.shape[0]:
-        raise ValueError(f"{interactions.shape[0]} rows need as many vectors, not {x.size(0)}")
+        raise OptionError(f"{interactions.shape[0]} rows need as many vectors, not {x.size(0)}")
     vectors, result = x.detach().numpy(), x.detach().clone()
     for start, block in _jaccard_blocks(_sets(interactions, max_pairs), chunk_size):
         total = np.asarray(block.sum(1)).ravel()
@@ -112,7 +110,7 @@ def jaccard_mean(
 def _sets(interactions: Graph, max_pairs: int | None) -> Any:
     """The interactions as a scipy CSR matrix of ones, without the columns that :func:`jaccard_graph` leaves out."""
     if max_pairs is not None and max_pairs < 1:
-        raise ValueError(f"max_pairs must be at least 1, not {max_pairs}")
+        raise OptionError(f"max_pairs must be at least 1, not {max_pairs}")
     matrix = to_scipy(interactions.matrix)
     matrix.data = np.ones_like(matrix.data)
     if max_pairs is None or matrix.nnz == 0:
@@ -140,7 +138,7 @@ def _sets(interactions: Graph, max_pairs: int | None) -> Any:
 def _jaccard_blocks(matrix: Any, chunk_size: int) -> Iterator[tuple[int, Any]]:
     """Successive rows of the Jaccard matrix, without its diagonal: the first row, and a scipy CSR matrix."""
     if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
+        raise OptionError(f"chunk_size must be at least 1, not {chunk_size}")
     transpose = matrix.T.tocsr()
     degree = np.diff(matrix.indptr).astype(np.float32)
     pairs = np.zeros(matrix.shape[0] + 1)
@@ -160,8 +158,6 @@ def _jaccard_blocks(matrix: Any, chunk_size: int) -> Iterator[tuple[int, Any]]:
 
 def keep_top_k(matrix: Any, top_k: int) -> Any:
     """The ``top_k`` largest entries of each row of a scipy CSR matrix, float32; ties go to the smaller column."""
-    import scipy.sparse as sp
-
     # One integer orders entries by value and then by falling column, so that selecting is one partition: the bits of
     # a float sort as integers do once those of negative numbers are turned round.
     bits = matrix.data.astype(np.float32).view(np.int32).astype(np.int64)

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
-from ..channels.base import Channel, Vectors
+from ..channels.base import Channel, PretrainedVectors
 from ..errors import OptionError
 from ..graph.graph import Graph, normalized_adjacency
 from .base import Model
@@ -35,7 +35,7 @@ class Inputs:
     num_users: int
     num_items: int
     channels: Mapping[str, Tensor] | Sequence[Channel] = ()
-    vectors: Callable[[int], Vectors] | None = None
+    vectors: Callable[[int], PretrainedVectors] | None = None
 
     @property
     def sizes(self) -> Sizes:
@@ -67,7 +67,7 @@ class Inputs:
             return dict(self.channels)
         return {channel.name: channel.metadata for channel in self.channels if not channel.from_interactions}
 
-    def of_size(self, dim: int) -> Vectors:
+    def of_size(self, dim: int) -> PretrainedVectors:
         """Pretrained vectors ``[M, dim]`` and ``[N, dim]``.
 
         Raises:
