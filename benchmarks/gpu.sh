@@ -16,25 +16,29 @@ for entry in "$root"/infodcl_geo/*; do
     [[ $(basename "$entry") == __pycache__ ]] || ln -s "$entry" "$farm/infodcl_geo/"
 done
 ln -s "$root/kernels" "$farm/infodcl_geo/kernels"
-if ! "$python" -c 'import pandas, scipy' 2>/dev/null; then
-    # What is timed needs neither, only other files that the same packages import as well: leave their lists empty.
-    for package in models nn; do
-        rm "$farm/infodcl_geo/$package"
-        mkdir "$farm/infodcl_geo/$package"
-        ln -s "$root/infodcl_geo/$package"/[!_]*.py "$farm/infodcl_geo/$package/"
-        touch "$farm/infodcl_geo/$package/__init__.py"
+export PYTHONPATH="$farm:$root/tests${PYTHONPATH:+:$PYTHONPATH}" PYTHONDONTWRITEBYTECODE=1
+if ! "$python" -P -c 'import infodcl_geo.models.base, infodcl_geo.nn.psnet, infodcl_geo.training.sampling' 2>/dev/null; then
+    # What is timed needs few packages, only other files of its rooms need more: leave the rooms' own lists empty.
+    for room in "$root"/infodcl_geo/*/; do
+        room=$(basename "$room")
+        [[ -e "$root/infodcl_geo/$room/__init__.py" ]] || continue
+        rm "$farm/infodcl_geo/$room"
+        mkdir "$farm/infodcl_geo/$room"
+        ln -s "$root/infodcl_geo/$room"/* "$farm/infodcl_geo/$room/"
+        rm -f "$farm/infodcl_geo/$room/__init__.py"
+        touch "$farm/infodcl_geo/$room/__init__.py"
     done
 fi
-export PYTHONPATH="$farm:$root/tests${PYTHONPATH:+:$PYTHONPATH}" PYTHONDONTWRITEBYTECODE=1
 
 if [[ " $* " == *" --device cpu "* ]]; then
     echo "a rehearsal without a GPU: the kernel tests are left to pytest" >&2
-elif "$python" -c 'import pytest' 2>/dev/null; then
-    # A kernel whose tests fail is not timed.
+elif "$python" -P -c 'import hypothesis, pytest' 2>/dev/null; then
+    # A kernel whose tests fail is not timed. With -P, as else the checkout, whose infodcl_geo has no kernels/ inside,
+    # would come before the links.
     tests=()
     for file in "$root"/tests/test_*_triton.py; do tests+=("$file"); done
-    "$python" -m pytest -q -p no:cacheprovider -m "not slow" --rootdir "$root" "${tests[@]}"
+    "$python" -P -m pytest -q -p no:cacheprovider -m "not slow" --rootdir "$root" "${tests[@]}"
 else
-    echo "pytest is not installed: only the checks that gpu.py makes before each timing are run" >&2
+    echo "pytest or hypothesis is not installed: only the checks that gpu.py makes before each timing are run" >&2
 fi
 "$python" "$root/benchmarks/gpu.py" "$@"

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from infodcl_geo.errors import InfodclGeoError
+
 from .reference_psnet import PSNetWeights
 
 __all__ = ["PSNetWeights", "psnet", "psnet_diffuse"]
@@ -109,7 +111,7 @@ def psnet_diffuse(
     """
     _check(eps, m, phi_m, u, s, v, weights, spectral)
     if e.shape != eps.shape or alpha_bar.shape != eps.shape[:1]:
-        raise ValueError(f"e must be {list(eps.shape)} and alpha_bar {list(eps.shape[:1])}")
+        raise InfodclGeoError(f"e must be {list(eps.shape)} and alpha_bar {list(eps.shape[:1])}")
     alpha_bar = alpha_bar.detach()
     if _uses_triton(eps):
         features = _inputs(eps, m, phi_m, u, s, v)
@@ -133,14 +135,14 @@ def _check(
     eps: Tensor, m: Tensor, phi_m: Tensor, u: Tensor, s: Tensor, v: Tensor, weights: PSNetWeights, spectral: bool
 ) -> None:
     if eps.ndim != 2 or m.shape != eps.shape or phi_m.shape != eps.shape:
-        raise ValueError(
+        raise InfodclGeoError(
             f"eps, m and phi_m must be [B, D], not {list(eps.shape)}, {list(m.shape)}, {list(phi_m.shape)}"
         )
     if not spectral:
         return
     for name, x, w in (("u", u, weights.u_in), ("s", s, weights.s_in), ("v", v, weights.v_in)):
         if x.ndim != 2 or x.shape[0] not in (1, eps.shape[0]) or x.shape[1] != w.shape[1]:
-            raise ValueError(f"{name} must be [{eps.shape[0]} or 1, {w.shape[1]}], not {list(x.shape)}")
+            raise InfodclGeoError(f"{name} must be [{eps.shape[0]} or 1, {w.shape[1]}], not {list(x.shape)}")
 
 
 def _psnet_products(

@@ -12,6 +12,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from infodcl_geo.errors import InfodclGeoError
+
 from .reference_psnet import batched_svd_reference
 
 __all__ = ["batched_svd"]
@@ -49,11 +51,11 @@ def batched_svd(y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ValueError: if ``y`` is not a batch of matrices up to 16 x 16 of a floating type.
     """
     if y.ndim != 3 or not (1 <= y.shape[1] <= _LARGEST and 1 <= y.shape[2] <= _LARGEST):
-        raise ValueError(
+        raise InfodclGeoError(
             f"batched_svd takes a batch of matrices up to {_LARGEST} x {_LARGEST}, [B, n, m], not {list(y.shape)}"
         )
     if not y.is_floating_point():
-        raise ValueError(f"batched_svd takes floating-point matrices, not {y.dtype}")
+        raise InfodclGeoError(f"batched_svd takes floating-point matrices, not {y.dtype}")
     if y.dtype in (torch.float16, torch.bfloat16):
         left, values, right = _svd(y.float())
         return left.to(y.dtype), values.to(y.dtype), right.to(y.dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from typing import Any
 
@@ -13,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from infodcl_geo.kernels import InfoNCEOptions, infonce, logsumexp_similarity, reference
+from infodcl_geo.kernels import InfoNCEOptions, infonce, infonce_cpu, infonce_op, logsumexp_similarity, reference
 from infodcl_geo.training.loop import matmul_precision
 
-module = importlib.import_module("infodcl_geo.kernels.infonce")
 TINY = InfoNCEOptions(cpu_tile=48)  # many tiles both ways, and the exponentials recomputed for the candidates' gradient
 
 
@@ -289,7 +287,7 @@ def test_torch_compile(reduction: Any) -> None:
 def test_registered_op(uniform: bool) -> None:
     x, y, p = problem(6, 40, 5, torch.float32)
     arguments = (x, y, p, None, None, None, None, None, 0.5, True, True, uniform, True, True, InfoNCEOptions().flat())
-    torch.library.opcheck(module._forward_op, arguments)
+    torch.library.opcheck(infonce_op.forward_op, arguments)
 
 
 def test_no_array_of_all_logits() -> None:
@@ -353,7 +351,7 @@ def test_bfloat16_products_are_as_accurate_as_bfloat16_inputs(
     temperature: float, reduction: Any, kind: str, options: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Error against float64 at most that of plain PyTorch in bfloat16, plus a small constant; yet not float32."""
-    monkeypatch.setattr(module, "_multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(infonce_cpu, "_multiplies_bfloat16", lambda: True)
     x, y, p = problem(63, 517, 60, torch.float32)
     arguments = left_out(kind, 63, 517) | {"temperature": temperature, "reduction": reduction}
     allowed = InfoNCEOptions(bfloat16=True, **options)
@@ -370,7 +368,7 @@ def test_bfloat16_products_are_as_accurate_as_bfloat16_inputs(
 def test_without_the_instructions_or_in_float64_nothing_changes(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_multiplies_bfloat16", lambda: dtype == torch.float64)
+    monkeypatch.setattr(infonce_cpu, "_multiplies_bfloat16", lambda: dtype == torch.float64)
     x, y, p = problem(13, 40, 6, dtype)
     plain = infonce(x, y, p)
     allowed = infonce(x, y, p, options=InfoNCEOptions(bfloat16=True))
@@ -385,7 +383,7 @@ def test_options_are_checked() -> None:
 
 
 def test_precision_follows_that_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(infonce_cpu, "_multiplies_bfloat16", lambda: True)
     x, y, p = problem(9, 20, 16, torch.float32)
     explicit = infonce(x, y, p, options=InfoNCEOptions(bfloat16=True))
     assert infonce(x, y, p) != explicit

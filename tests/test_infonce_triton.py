@@ -6,7 +6,6 @@ compiled; ``test_in_interpreter`` therefore runs this file once more in a proces
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
 import sys
@@ -20,11 +19,18 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from infodcl_geo.kernels import InfoNCEOptions, infonce, logsumexp_similarity, reference
+from infodcl_geo.kernels import (
+    InfoNCEOptions,
+    infonce,
+    infonce_launch,
+    infonce_op,
+    infonce_triton,
+    logsumexp_similarity,
+    reference,
+)
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED or not torch.cuda.is_available() else "cuda")
-module = importlib.import_module("infodcl_geo.kernels.infonce")
 
 needs_kernels = pytest.mark.skipif(
     not INTERPRETED and DEVICE.type == "cpu", reason="no GPU: test_in_interpreter runs these"
@@ -54,7 +60,7 @@ def test_in_interpreter() -> None:
 def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Send every call to the Triton kernels; under the interpreter, repair its bfloat16."""
     if INTERPRETED:
-        monkeypatch.setattr(module, "_uses_triton", lambda x: True)
+        monkeypatch.setattr(infonce_op, "uses_triton", lambda x: True)
         repair_bfloat16(monkeypatch)
 
 
@@ -300,13 +306,12 @@ def shipped(kernel: str, dtype: str, width: int, target: str, everything: bool) 
     """Compile a kernel as the launcher does: with no optional argument, or with all of them."""
     from aot import compile_report
 
-    triton_module = importlib.import_module("infodcl_geo.kernels.infonce_triton")
     arch = 0 if target.startswith("gfx") else int(target.removeprefix("sm_"))
     size = 4 if dtype == "fp32" else 2
-    pick = triton_module.forward_tiling if kernel == "_forward_kernel" else triton_module.candidate_tiling
+    pick = infonce_launch.forward_tiling if kernel == "forward_kernel" else infonce_launch.candidate_tiling
     tiling = pick(size, width, arch)
     constants: dict[str, Any] = {
-        "PRECISION": triton_module.precision(
+        "PRECISION": infonce_launch.precision(
             torch.float32 if size == 4 else torch.bfloat16, width, allow_tf32=False, arch=arch
         ),
         "BLOCK_B": tiling.block_b,
@@ -316,7 +321,7 @@ def shipped(kernel: str, dtype: str, width: int, target: str, everything: bool) 
     signature = {"x": f"*{dtype}", "y": f"*{dtype}", "positives": "*i64"}
     integers = ["anchors", "candidates", "per_split"]
     optional = dict(OPTIONAL)
-    if kernel == "_forward_kernel":
+    if kernel == "forward_kernel":
         signature |= {"part_total": "*fp32", "part_largest": "*fp32", "part_sum": "*fp32"}
         integers.append("padded_anchors")
         constants |= {"BOUNDED": not everything, "WANT_X": True, "SCALED": not everything}
@@ -343,7 +348,7 @@ def shipped(kernel: str, dtype: str, width: int, target: str, everything: bool) 
         name for name in integers if name.startswith("pad") or name == "per_split"
     ]
     return compile_report(
-        getattr(triton_module, kernel),
+        getattr(infonce_triton, kernel),
         signature,
         constants,
         target,
@@ -357,7 +362,7 @@ def shipped(kernel: str, dtype: str, width: int, target: str, everything: bool) 
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
 @pytest.mark.parametrize("width", [64, *(pytest.param(width, marks=pytest.mark.slow) for width in (128, 256))])
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
-@pytest.mark.parametrize("kernel", ["_forward_kernel", "_candidate_kernel"])
+@pytest.mark.parametrize("kernel", ["forward_kernel", "candidate_kernel"])
 def test_compiled_resources(kernel: str, dtype: str, width: int, target: str) -> None:
     for everything in (False, True):
         report = shipped(kernel, dtype, width, target, everything)
@@ -366,7 +371,7 @@ def test_compiled_resources(kernel: str, dtype: str, width: int, target: str) ->
 
 @needs_compiler
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"])
-@pytest.mark.parametrize("kernel", ["_forward_kernel", "_candidate_kernel"])
+@pytest.mark.parametrize("kernel", ["forward_kernel", "candidate_kernel"])
 def test_products_of_one_program_run_beside_exponentials_of_another(kernel: str, target: str) -> None:
     report = shipped(kernel, "bf16", 64, target, everything=False)
     assert report.programs >= 2, report
@@ -379,17 +384,16 @@ def test_products_of_one_program_run_beside_exponentials_of_another(kernel: str,
 def test_compiled_resources_of_the_small_kernels(target: str, width: int) -> None:
     from aot import compile_report
 
-    triton_module = importlib.import_module("infodcl_geo.kernels.infonce_triton")
     reports = [
         compile_report(
-            triton_module._unit_kernel,
+            infonce_triton.unit_kernel,
             {"v": "*fp32", "unit": "*fp32", "inverse": "*fp32", "scale": "fp32", "eps": "fp32"}
             | dict.fromkeys(["rows", "d", "stride_row"], "i32"),
             {"stride_col": 1, "NORMALIZE": True, "BLOCK_R": min(128, 4096 // width), "BLOCK_D": width},
             target,
         ),
         compile_report(
-            triton_module._anchor_kernel,
+            infonce_triton.anchor_kernel,
             dict.fromkeys(
                 ["x", "x_inverse", "x_scaled", "y", "bias", "part_total", "part_largest", "part_sum"], "*fp32"
             )
@@ -401,7 +405,7 @@ def test_compiled_resources_of_the_small_kernels(target: str, width: int) -> Non
             target,
         ),
         compile_report(
-            triton_module._candidate_sum_kernel,
+            infonce_triton.candidate_sum_kernel,
             dict.fromkeys(["part", "y_raw", "y_inverse", "grad_y"], "*fp32")
             | dict.fromkeys(["candidates", "padded_candidates", "d", "stride_row", "splits"], "i32"),
             {"stride_col": 1, "NORMALIZE": True, "BLOCK_N": 16, "BLOCK_D": width},
