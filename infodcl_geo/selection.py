@@ -1,4 +1,4 @@
-"""What is chosen on the validation split without training again: the penalty of item-item weights, the item term's weight."""
+"""What validation chooses without training again: the penalty of item-item weights, the weight of the item term."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ def choose_weight(
     if not data.valid.size(1):
         return Choice(0.0, {})
     combination = Combination(scorer, term, data.num_items)
-    return _best({weight: combination.scorer(weight) for weight in sorted(set(weights))}, data, k, max_users, term.device)
+    return _best(
+        {weight: combination.scorer(weight) for weight in sorted(set(weights))}, data, k, max_users, term.device
+    )
 
 
 def choose_l2(
@@ -104,7 +106,8 @@ def choose_l2(
     train, sizes = data.train.to(device), (data.num_users, data.num_items)
     if not data.valid.size(1):
         return Choice(DEFAULT_L2, {}), item_weights(train, *sizes, DEFAULT_L2, max_bytes=max_bytes)
-    rows, ndcg = UserRows(train, *sizes), {}
+    rows = UserRows(train, *sizes)
+    ndcg: dict[float, float] = {}
     best: tuple[float, ItemWeights] | None = None  # so that never more than two are held
     for l2 in sorted(set(candidates)):
         weights = item_weights(train, *sizes, l2, max_bytes=max_bytes)

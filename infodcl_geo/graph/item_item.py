@@ -1,4 +1,4 @@
-"""Item-item weights: how strongly one item in a history speaks for another. In closed form, dense or by neighbourhood."""
+"""Item-item weights, how strongly one item in a history speaks for another: in closed form, dense or local."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def item_weights(
     max_bytes: int = DENSE_BYTES,
     neighbours: int = 200,
 ) -> ItemWeights:
-    """:func:`ease_weights` where its peak of :func:`dense_bytes` is within ``max_bytes``, else :func:`local_ease_graph`.
+    """:func:`ease_weights` where its :func:`dense_bytes` are within ``max_bytes``, else :func:`local_ease_graph`.
 
     Args:
         max_bytes: bound of the dense form.

@@ -41,7 +41,7 @@ class ItemTerm:
 
     Args:
         rows: the users' histories (the training interactions).
-        weights: B, dense or as a graph, see :data:`~infodcl_geo.graph.item_item.ItemWeights`; on the device of ``rows``.
+        weights: B, dense or as a graph, see :data:`~infodcl_geo.graph.item_item.ItemWeights`; where ``rows`` are.
 
     Raises:
         OptionError: if the weights are not of N items.
@@ -76,11 +76,13 @@ class ItemTerm:
     def of_histories(self, histories: Sequence[Tensor]) -> ItemTerm:
         """The same term for other users, whose item rows these are (each item counts once); nothing is fitted."""
         items = [history.to(self.device, torch.int64).unique() for history in histories]
-        lengths = torch.tensor([len(history) for history in items], device=self.device)
+        lengths = torch.tensor([len(history) for history in items], dtype=torch.int64, device=self.device)
         users = torch.repeat_interleave(torch.arange(len(items), device=self.device), lengths)
         chosen = torch.cat(items) if items else users
         if chosen.numel() and (int(chosen.min()) < 0 or int(chosen.max()) >= self.num_items):
-            raise OptionError(f"histories hold item rows from 0 to {self.num_items - 1}, not {int(chosen.max())}")
+            raise OptionError(
+                f"histories reach from {int(chosen.min())} to {int(chosen.max())}, of items 0 to {self.num_items - 1}"
+            )
         term = copy.copy(self)
         term.rows, term._moments = UserRows(torch.stack([users, chosen]), len(items), self.num_items), None
         return term
@@ -105,7 +107,7 @@ class ItemTerm:
         return self._moments
 
     def offsets(self, users: Tensor, items: Tensor) -> Tensor:
-        """Standardised scores :math:`z_{ui}` of pairs ``[B]``, to be added to their logits while embeddings are trained.
+        """Standardised scores :math:`z_{ui}` of pairs ``[B]``, to be added to the logits while embeddings are trained.
 
         The cost is that of the pairs' histories: a look-up for each item in them, beside :meth:`moments` at the first
         call. No gradient flows.
@@ -206,8 +208,8 @@ class Combination:
 
     .. math:: s_{ui} = \frac{a_{ui} - \mu_u(a)}{\sigma_u(a)} + w\, z_{ui}
 
-    with the scores :math:`a_{ui} = u^\top i` of embeddings, or of any other scorer, mean and standard deviation over all
-    N items, and z as in :class:`ItemTerm`. Both parts are made and standardised once for a chunk of users, which is
+    with the scores :math:`a_{ui} = u^\top i` of embeddings, or of any other scorer, mean and standard deviation over
+    all N items, and z as in :class:`ItemTerm`. Both parts are made and standardised once for a chunk of users, which is
     kept for all slices and all weights; above 65,536 items only the moments are kept.
 
     Args:
