@@ -20,7 +20,7 @@ from infodcl_geo.graph.item_item import ItemWeights, ease_weights
 from infodcl_geo.models import item_term
 from infodcl_geo.models.item_term import ItemTerm, combined_scorer, score_moments
 from infodcl_geo.models.scoring import UserRows, dot_scorer
-from infodcl_geo.selection import choose_l2, choose_weight, validation_sample
+from infodcl_geo.selection import choose_l2, choose_term, choose_weight, validation_sample
 
 USERS, ITEMS = 9, 12
 
@@ -198,9 +198,24 @@ def test_a_term_that_is_noise_is_left_out() -> None:
     assert choose_weight(good.scores, noise, data, weights=(1.0, 0.0, 2.0), k=5).value == 0.0
 
 
+def test_of_several_terms_the_best_on_validation_is_taken() -> None:
+    data = tastes()
+    noise = torch.randn(40, 40, generator=torch.Generator().manual_seed(1))
+    terms = {"noise": term_of(data, noise), "ease": term_of(data)}
+    base = dot_scorer(torch.randn(60, 3), torch.randn(40, 3))
+    choice = choose_term(base, terms, data, weights=(0.0, 1.0), k=5)
+    alone = choose_weight(base, terms["ease"], data, weights=(0.0, 1.0), k=5)
+    assert (choice.form, choice.weight) == ("ease", 1.0)
+    assert choice.ndcg["ease"] == alone.ndcg
+    assert choice.ndcg["noise"][0.0] == pytest.approx(alone.ndcg[0.0])
+    with pytest.raises(InfodclGeoError, match="an item term to try"):
+        choose_term(base, {}, data)
+
+
 def test_without_a_validation_split_nothing_is_chosen() -> None:
     data = tastes(valid=False)
     assert choose_weight(term_of(data).scores, term_of(data), data) == (0.0, {})
+    assert choose_term(term_of(data).scores, {"ease": term_of(data)}, data) == ("ease", 0.0, {"ease": {}})
     choice, weights = choose_l2(data)
     assert choice == (200.0, {})
     torch.testing.assert_close(weights, ease_weights(data.train, 60, 40, 200.0))
