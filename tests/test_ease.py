@@ -15,7 +15,7 @@ from infodcl_geo.cli import main
 from infodcl_geo.data.ids import IdMap
 from infodcl_geo.data.interactions import Interactions, load_interactions
 from infodcl_geo.experiment import default_config, run
-from infodcl_geo.models import ease
+from infodcl_geo.graph import item_item
 from infodcl_geo.models.ease import EASEOptions, ease_weights
 from infodcl_geo.models.scoring import UserRows, item_scorer
 from infodcl_geo.recommender import Recommender
@@ -70,14 +70,14 @@ def test_scores_are_the_rows_times_the_weights_in_any_slices() -> None:
 
 
 def test_too_many_items_say_how_much_memory_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ease, "_free_bytes", lambda device: 2**30)
+    monkeypatch.setattr(item_item, "_free_bytes", lambda device: 2**30)
     pairs = torch.tensor([[0], [0]])
     with pytest.raises(ValueError, match=r"20,000 x 20,000 items, for which 4\.5 GiB are needed and 1\.0 GiB are free"):
         ease_weights(pairs, 1, 20_000)
 
 
 def test_free_memory_is_a_plausible_number() -> None:
-    assert 2**20 < ease._free_bytes(torch.device("cpu")) < 2**50
+    assert 2**20 < item_item._free_bytes(torch.device("cpu")) < 2**50
 
 
 @pytest.mark.parametrize("l2", [0.0, -1.0])

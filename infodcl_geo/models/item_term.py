@@ -1,0 +1,255 @@
+"""A full-rank item-item term beside embeddings, which knows what their few dimensions cannot hold."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import OptionError
+from ..graph.graph import Graph, csr_parts, sparse_matrix
+from ..graph.item_item import ItemWeights
+from .scoring import Scorer, UserRows, chunk_scorer
+
+_WINDOW = 65536
+"""Items scored at a time where moments are taken; the scores of catalogues up to this size are made once a chunk."""
+
+_ENTRIES = 2**23
+"""Products held at a time where sparse weights are summed over histories: about 200 MB."""
+
+
+class Moments(NamedTuple):
+    """Mean and standard deviation of each user's scores over all items, float32 ``[B]`` each."""
+
+    mean: Tensor
+    std: Tensor
+
+
+class ItemTerm:
+    r"""Scores :math:`b_{ui} = \sum_{j \in N_u} B_{ji}` of item-item weights, standardised user by user.
+
+    .. math::
+        z_{ui} = \frac{b_{ui} - \mu_u}{\sigma_u}, \qquad \mu_u = \frac1N \sum_i b_{ui}, \qquad
+        \sigma_u^2 = \frac1N \sum_i (b_{ui} - \mu_u)^2
+
+    over all N items, those in the user's history included; :math:`z_{ui} = 0` for users whose scores are all the same
+    (those without a history). It is added to the scores of embeddings, see :func:`combined_scorer`, or to the logits
+    while these are trained, see :meth:`offsets`. The term needs nothing of a user but the history.
+
+    Args:
+        rows: the users' histories (the training interactions).
+        weights: B, dense or as a graph, see :data:`~infodcl_geo.graph.item_item.ItemWeights`; where ``rows`` are.
+
+    Raises:
+        OptionError: if the weights are not of N items.
+    """
+
+    def __init__(self, rows: UserRows, weights: ItemWeights) -> None:
+        if tuple(weights.shape) != (rows.num_items, rows.num_items):
+            raise OptionError(
+                f"an item term of {rows.num_items} items needs weights of as many rows and columns, "
+                f"not {tuple(weights.shape)}"
+            )
+        self.rows = rows
+        self.weights = weights
+        self._moments: Moments | None = None
+
+    @property
+    def num_items(self) -> int:
+        return self.rows.num_items
+
+    @property
+    def num_users(self) -> int:
+        return self.rows.degree.numel()
+
+    @property
+    def device(self) -> torch.device:
+        return self.rows.items.device
+
+    def to(self, device: torch.device | str) -> ItemTerm:
+        """The same term on another device."""
+        return ItemTerm(self.rows.to(device), self.weights.to(device))
+
+    def of_histories(self, histories: Sequence[Tensor]) -> ItemTerm:
+        """The same term for other users, whose item rows these are (each item counts once); nothing is fitted."""
+        items = [history.to(self.device, torch.int64).unique() for history in histories]
+        lengths = torch.tensor([len(history) for history in items], dtype=torch.int64, device=self.device)
+        users = torch.repeat_interleave(torch.arange(len(items), device=self.device), lengths)
+        chosen = torch.cat(items) if items else users
+        if chosen.numel() and (int(chosen.min()) < 0 or int(chosen.max()) >= self.num_items):
+            raise OptionError(
+                f"histories reach from {int(chosen.min())} to {int(chosen.max())}, of items 0 to {self.num_items - 1}"
+            )
+        term = copy.copy(self)
+        term.rows, term._moments = UserRows(torch.stack([users, chosen]), len(items), self.num_items), None
+        return term
+
+    def scores(self, users: Tensor, window: slice) -> Tensor:
+        """Scores :math:`b` of a slice of n items, not standardised, for users ``[B]``: a scorer, ``[B, n]``."""
+        if isinstance(self.weights, Tensor):
+            return self.rows.product(users, self.weights[:, window])
+        return self._sparse_scores(users, window)
+
+    def scores_of_history(self, histories: Sequence[Tensor], window: slice = slice(None)) -> Tensor:
+        """:meth:`scores` of users of whom nothing but the item rows of their histories is known, ``[B, n]``."""
+        term = self.of_histories(histories)
+        return term.scores(torch.arange(term.num_users, device=self.device), window)
+
+    def moments(self, *, chunk_size: int = 1024) -> Moments:
+        """Mean and standard deviation of all users' scores ``[M]``, found once: one pass over M x N scores."""
+        if self._moments is None:
+            users = torch.arange(self.num_users, device=self.device)
+            found = [score_moments(self.scores, chunk, self.num_items) for chunk in users.split(chunk_size)]
+            self._moments = Moments(torch.cat([part.mean for part in found]), torch.cat([part.std for part in found]))
+        return self._moments
+
+    def offsets(self, users: Tensor, items: Tensor) -> Tensor:
+        """Standardised scores :math:`z_{ui}` of pairs ``[B]``, to be added to the logits while embeddings are trained.
+
+        The cost is that of the pairs' histories: a look-up for each item in them, beside :meth:`moments` at the first
+        call. No gradient flows.
+
+        Args:
+            users: user rows, int64 ``[B]``.
+            items: item rows, of the same shape.
+        """
+        position, history = self.rows.pairs(users)
+        mean, std = (moment[users] for moment in self.moments())
+        values = self._weights_at(history, items[position])
+        total = torch.zeros(users.numel(), device=self.device).index_add_(0, position, values)
+        return (total - mean) * _inverse(mean, std)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint needs to keep of the term, beside the histories: see :meth:`from_tensors`."""
+        if isinstance(self.weights, Tensor):
+            return {"item_term.weights": self.weights}
+        pointers, columns, values, _ = csr_parts(self.weights.matrix)
+        return {"item_term.pointers": pointers, "item_term.columns": columns, "item_term.values": values}
+
+    @classmethod
+    def from_tensors(cls, rows: UserRows, tensors: Mapping[str, Tensor]) -> ItemTerm:
+        """The term of which :meth:`tensors` were kept, for the same or other users."""
+        if "item_term.weights" in tensors:
+            return cls(rows, tensors["item_term.weights"])
+        pointers, columns, values = (tensors[f"item_term.{name}"] for name in ("pointers", "columns", "values"))
+        size = pointers.numel() - 1
+        row = torch.repeat_interleave(torch.arange(size, device=pointers.device), pointers.diff())
+        return cls(rows, Graph(sparse_matrix(row, columns, values, (size, size))))
+
+    def _sparse_scores(self, users: Tensor, window: slice) -> Tensor:
+        assert isinstance(self.weights, Graph)
+        start, stop, _ = window.indices(self.num_items)
+        pointers, columns, values, _ = csr_parts(self.weights.t().matrix)  # row = the item in the history
+        position, history = self.rows.pairs(users)
+        lengths = pointers.diff()[history]
+        result = torch.zeros(users.numel(), stop - start, device=self.device)
+        # Some histories at a time, so that what is summed never takes more memory than the sums.
+        ends = lengths.cumsum(0)
+        begin = 0
+        while begin < history.numel():
+            before = int(ends[begin - 1]) if begin else 0
+            end = max(begin + 1, int(torch.searchsorted(ends, before + _ENTRIES, right=True)))
+            some, count = history[begin:end], lengths[begin:end]
+            first = torch.repeat_interleave(pointers[some] - (count.cumsum(0) - count), count)
+            entry = first + torch.arange(first.numel(), device=self.device)
+            column = columns[entry] - start
+            place = torch.repeat_interleave(position[begin:end] * (stop - start), count) + column
+            value = values[entry]
+            if stop - start < self.num_items:
+                inside = (column >= 0) & (column < stop - start)
+                place, value = place[inside], value[inside]
+            result.view(-1).index_add_(0, place, value)
+            begin = end
+        return result
+
+    def _weights_at(self, history: Tensor, items: Tensor) -> Tensor:
+        """:math:`B_{ji}` of pairs of an item j in a history and an item i, ``[n]``."""
+        if isinstance(self.weights, Tensor):
+            return self.weights[history, items]
+        pointers, columns, values, _ = csr_parts(self.weights.matrix)
+        if not values.numel():
+            return torch.zeros(items.numel(), device=self.device)
+        # Columns ascend within a row: halving the interval of each pair's row finds its column or where it would be.
+        low, high = pointers[items], pointers[items + 1]
+        for _ in range(int(pointers.diff().max()).bit_length()):
+            middle = (low + high) // 2
+            below = (low < high) & (columns[middle.clamp(max=columns.numel() - 1)] < history)
+            low, high = torch.where(below, middle + 1, low), torch.where(below, high, middle)
+        place = low.clamp(max=columns.numel() - 1)
+        found = (low < pointers[items + 1]) & (columns[place] == history)
+        return torch.where(found, values[place], 0.0)
+
+
+def score_moments(scorer: Scorer, users: Tensor, num_items: int) -> Moments:
+    """Mean and standard deviation over all items of the scores of users ``[B]``, some items at a time."""
+    total = torch.zeros(users.numel(), dtype=torch.float64, device=users.device)
+    squares = torch.zeros_like(total)
+    for start in range(0, num_items, _WINDOW):
+        part = scorer(users, slice(start, min(start + _WINDOW, num_items)))
+        # Of slices the squared distances from their own means: those from zero would lose the digits that count.
+        variance, mean = torch.var_mean(part, dim=1, correction=0)
+        variance, mean, count = variance.double(), mean.double(), part.size(1)
+        seen = start + count
+        squares += count * variance + (mean - total) ** 2 * (start * count / seen)
+        total += (mean - total) * (count / seen)
+    return Moments(total.float(), (squares / max(num_items, 1)).sqrt().float())
+
+
+def _inverse(mean: Tensor, std: Tensor) -> Tensor:
+    """:math:`1 / \\sigma`, and 0 where the scores are all the same but for rounding."""
+    return torch.where(std > 1e-6 * mean.abs(), 1 / std.clamp(min=torch.finfo(std.dtype).tiny), 0.0)
+
+
+class Combination:
+    r"""Scores of embeddings and of an item term, of which the weights can be tried without scoring again.
+
+    .. math:: s_{ui} = \frac{a_{ui} - \mu_u(a)}{\sigma_u(a)} + w\, z_{ui}
+
+    with the scores :math:`a_{ui} = u^\top i` of embeddings, or of any other scorer, mean and standard deviation over
+    all N items, and z as in :class:`ItemTerm`. Both parts are made and standardised once for a chunk of users, which is
+    kept for all slices and all weights; above 65,536 items only the moments are kept.
+
+    Args:
+        base: the other scorer.
+        term: for the same users.
+        num_items: N.
+    """
+
+    def __init__(self, base: Scorer, term: ItemTerm, num_items: int) -> None:
+        self.num_items = num_items
+        self._base, self._standard = base, [self._standardised(base), self._standardised(term.scores)]
+
+    def scorer(self, weight: float) -> Scorer:
+        """Scores with weight w; with 0 those of ``base`` as they are."""
+        if weight == 0:
+            return self._base
+        base, term = self._standard
+        return lambda users, window: base(users, window) + weight * term(users, window)
+
+    def _standardised(self, scorer: Scorer) -> Scorer:
+        num_items, everything = self.num_items, slice(0, self.num_items)
+
+        def prepare(users: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+            if num_items > _WINDOW:
+                mean, std = score_moments(scorer, users, num_items)
+                return users.clone(), mean, _inverse(mean, std), None
+            scores = scorer(users, everything)
+            mean, std = score_moments(lambda _, __: scores, users, num_items)
+            factor = _inverse(mean, std)
+            return users, mean, factor, scores.sub_(mean.unsqueeze(1)).mul_(factor.unsqueeze(1))
+
+        def score(prepared: tuple[Tensor, Tensor, Tensor, Tensor | None], window: slice) -> Tensor:
+            users, mean, factor, ready = prepared
+            if ready is not None:
+                return ready[:, window]
+            return scorer(users, window).sub_(mean.unsqueeze(1)).mul_(factor.unsqueeze(1))
+
+        return chunk_scorer(prepare, score)
+
+
+def combined_scorer(base: Scorer, term: ItemTerm, weight: float, num_items: int) -> Scorer:
+    """Standardised scores of ``base`` plus ``weight`` times those of ``term``, see :class:`Combination`."""
+    return Combination(base, term, num_items).scorer(weight)
