@@ -34,6 +34,7 @@ from .models.scoring import Scorer, UserRows, dot_scorer, item_scorer
 from .models.sgl import SGL, SGLOptions
 from .models.simdiff import SimDiff, SimDiffOptions
 from .models.simgcl import SimGCL, SimGCLOptions, XSimGCL, XSimGCLOptions
+from .training.callbacks import Callback
 from .training.loop import TrainOptions, TrainResult, rank, train
 
 Channels: TypeAlias = Mapping[str, Tensor] | Sequence[Channel | ChannelBuilder]
@@ -544,7 +545,7 @@ def fit(
     ks: tuple[int, ...] = (10, 20, 50),
     device: torch.device | str | None = None,
     progress: bool = True,
-    on_evaluation: Callable[[int, dict[str, float]], None] | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Train a model and select its epoch on validation, or fit a closed form; the test split is not read.
 
@@ -557,7 +558,7 @@ def fit(
         ks: cut-offs of the metrics.
         device: where to train; a CUDA device if there is one.
         progress: show progress bars.
-        on_evaluation: see :func:`~infodcl_geo.training.loop.train`.
+        callbacks: see :class:`~infodcl_geo.training.callbacks.Callback`.
     """
     config = config or default_config("infodcl")
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -565,7 +566,7 @@ def fit(
         return _fit_closed_form(data, config, ks, target)
     prepared = prepare(data, config, channels=channels, vectors=vectors, device=target, progress=progress)
     model = prepared.model
-    result = train(model, data, config.training, ks=ks, progress=progress, on_evaluation=on_evaluation)
+    result = train(model, data, config.training, ks=ks, name=config.model.model, progress=progress, callbacks=callbacks)
     embeddings = model.embeddings() if isinstance(model, EmbeddingModel) else None
     scorer, seconds = model.scorer(), prepared.seconds
     return Run(prepared.config, scorer, result, {}, seconds, embeddings, model, channels=prepared.channels)
@@ -608,13 +609,13 @@ def run(
     mask_validation: bool = False,
     device: torch.device | str | None = None,
     progress: bool = True,
-    on_evaluation: Callable[[int, dict[str, float]], None] | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """:func:`fit` a model, then score the test split once.
 
     Args:
         mask_validation: leave validation items out of the test ranking.
-        data, config, channels, vectors, ks, device, progress, on_evaluation: as in :func:`fit`.
+        data, config, channels, vectors, ks, device, progress, callbacks: as in :func:`fit`.
     """
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     outcome = fit(
@@ -625,7 +626,7 @@ def run(
         ks=ks,
         device=target,
         progress=progress,
-        on_evaluation=on_evaluation,
+        callbacks=callbacks,
     )
     ranking = rank(data, outcome.scorer, "test", ks=ks, mask_validation=mask_validation, device=target)
     user_degree, item_degree = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from ..graph.graph import Graph, propagate
 from ..nn.losses import bpr_loss, embedding_penalty
 from .scoring import Scorer, dot_scorer
+
+Anchors: TypeAlias = Literal["items", "positives", "unique"]
+"""Items diffused and contrasted in a step: each item once an epoch, the batch's positives, or those without repeats."""
 
 
 class Batch(NamedTuple):
@@ -29,6 +32,18 @@ class Batch(NamedTuple):
 
 class Model(nn.Module):
     """What the training loop asks of a recommender: an objective for a batch, and scores when it is done."""
+
+    anchors: Anchors = "items"
+    """which items a batch's anchors are"""
+    anchor_batch: int = 1024
+    """items of a step with anchors, for 'items'"""
+
+    def training_state(self) -> dict[str, Tensor]:
+        """What training goes on from beside parameters and buffers, as new tensors by name, for a checkpoint."""
+        return {}
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        """Take up what :meth:`training_state` gave."""
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Weighted terms of the objective for one batch; their sum is what the step minimises."""
