@@ -256,6 +256,7 @@ def time_to_quality(names: list[str], settings: Settings, limits: dict[str, int]
                 "test recall@20": test["recall@20"] if int(point["epoch"]) == result.best_epoch else None,
             }
             for point in result.history
+            if "ndcg@20" in point
         ]
         reached = once + next(p["seconds"] for p in result.history if p["epoch"] == result.best_epoch)
         print(f"{name}: {reached:.1f} s to epoch {result.best_epoch}, validation {result.validation}", flush=True)

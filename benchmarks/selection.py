@@ -27,6 +27,7 @@ from tqdm import tqdm
 from infodcl_geo.cli import config_of
 from infodcl_geo.data.interactions import Interactions, load_interactions
 from infodcl_geo.experiment import Config, prepare
+from infodcl_geo.training.callbacks import OnValidation
 from infodcl_geo.training.loop import rank, train
 
 METRICS = ("recall@20", "ndcg@20")
@@ -47,7 +48,7 @@ def history(data: Interactions, config: Config) -> pd.DataFrame:
             row[f"masked {metric}"] = masked[metric]
         rows.append(row)
 
-    train(model, data, config.training, ks=(20,), progress=False, on_evaluation=look)
+    train(model, data, config.training, ks=(20,), progress=False, callbacks=[OnValidation(look)])
     return pd.DataFrame(rows)
 
 
@@ -63,7 +64,8 @@ def best_with_validation(data: Interactions, config: Config) -> dict[str, float]
     every: list[dict[str, float]] = []
     both = merged(data)
     model = prepare(both, config).model
-    train(model, both, config.training, ks=(20,), progress=False, on_evaluation=lambda _, found: every.append(found))
+    watch = OnValidation(lambda _, found: every.append(found))
+    train(model, both, config.training, ks=(20,), progress=False, callbacks=[watch])
     return {metric: max(found[metric] for found in every) for metric in METRICS}
 
 

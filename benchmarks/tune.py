@@ -49,6 +49,7 @@ from infodcl_geo.experiment import (
     pretrain,
     spectral_vectors,
 )
+from infodcl_geo.training.callbacks import OnValidation
 
 MODELS = tuple(model for model in get_args(ModelName) if model != "popularity")
 
@@ -185,7 +186,7 @@ class Search:
             ks=(20,),
             device=self.device,
             progress=False,
-            on_evaluation=report,
+            callbacks=[OnValidation(report)],
         )
         trial.set_user_attr("validation", outcome.result.validation)
         trial.set_user_attr("best_epoch", outcome.result.best_epoch)

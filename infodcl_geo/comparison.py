@@ -81,15 +81,6 @@ class Failure:
     error: str
 
 
-def fingerprint(data: Interactions) -> str:
-    """Hash of the sizes and the three splits, 16 digits."""
-    digest = hashlib.sha256(f"{data.num_users} {data.num_items}".encode())
-    for pairs in (data.train, data.valid, data.test):
-        digest.update(str(tuple(pairs.shape)).encode())
-        digest.update(pairs.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def describe(data: Interactions, config: Config, ks: Sequence[int], mask_validation: bool, **more: Any) -> str:
     """All that decides a run's numbers, as JSON: the data by their hash, the cut-offs, and what the model uses.
 
@@ -97,7 +88,7 @@ def describe(data: Interactions, config: Config, ks: Sequence[int], mask_validat
         more: whatever else a study varies, such as the channels that it builds itself.
     """
     content = {
-        "data": fingerprint(data),
+        "data": data.fingerprint,
         "ks": list(ks),
         "mask_validation": mask_validation,
         **config.identity(),

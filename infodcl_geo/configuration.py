@@ -10,7 +10,7 @@ from typing import Any
 from .errors import OptionError
 from .models import RECIPES, Recipe, find_recipe
 from .models.options import Init, ModelOptions, VectorOptions
-from .training.loop import TrainOptions
+from .training.options import TrainOptions
 
 TRAINING: tuple[str, ...] = tuple(part.name for part in fields(TrainOptions))
 _OF_VECTORS = tuple(part.name for part in fields(VectorOptions))

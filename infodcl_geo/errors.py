@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class InfodclGeoError(ValueError):
     """Base of every error that the library raises on purpose; the message is one line."""
@@ -16,7 +18,21 @@ class FileError(InfodclGeoError):
 
 
 class TrainingError(InfodclGeoError, FloatingPointError):
-    """Training met a value that is not finite; the message names the model, the step and the term."""
+    """Training met a value that is not finite; the message names the model, the step and the term.
+
+    The model that was trained holds the weights of its best epoch before that, if one was validated.
+    """
+
+    epoch: int = 0
+    """epoch, from 1"""
+    step: int = 0
+    """step of the epoch, from 1"""
+    term: str = ""
+    """loss term, 'gradient', parameter or buffer"""
+    batch: Any = None
+    """:class:`~infodcl_geo.models.base.Batch` of that step"""
+    result: Any = None
+    """:class:`~infodcl_geo.training.state.TrainResult` up to there"""
 
 
 class ScoreError(InfodclGeoError):

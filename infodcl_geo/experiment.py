@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
@@ -23,7 +25,10 @@ from .evaluation.ranking import Ranking
 from .models import RECIPES, EmbeddingModel, Inputs, Model, Recipe
 from .models.scoring import Scorer
 from .pretraining import best_num_layers, pretrain
-from .training.loop import TrainResult, rank, train
+from .training.callbacks import Callback
+from .training.loop import rank, train
+from .training.options import CheckpointOptions
+from .training.state import TrainResult
 
 Channels: TypeAlias = Mapping[str, Tensor] | Sequence[Channel | ChannelBuilder]
 """Metadata ``[num_items, d]`` by name, or channels, ready or to be built."""
@@ -185,7 +190,9 @@ def fit(
     ks: tuple[int, ...] = (10, 20, 50),
     device: torch.device | str | None = None,
     progress: bool = True,
-    on_evaluation: Callable[[int, dict[str, float]], None] | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: CheckpointOptions | None = None,
+    resume: str | Path | None = None,
 ) -> Run:
     """Train a model and select its epoch on validation, or fit a closed form; the test split is not read.
 
@@ -199,14 +206,27 @@ def fit(
         ks: cut-offs of the metrics.
         device: where to train; a CUDA device if there is one.
         progress: show progress bars.
-        on_evaluation: see :func:`~infodcl_geo.training.loop.train`.
+        callbacks: see :class:`~infodcl_geo.training.callbacks.Callback`.
+        checkpoint: where and how often a run that is trained writes checkpoints.
+        resume: folder of the checkpoints of this very run, to go on from; the data and ``config`` must be the same.
     """
     config = config if isinstance(config, Config) else configure(config)
     target = device_of(device)
     prepared = prepare(data, config, channels=channels, vectors=vectors, device=target, progress=progress)
     model, result = prepared.model, TrainResult()
     if not config.recipe.closed_form:
-        result = train(model, data, config.training, ks=ks, progress=progress, on_evaluation=on_evaluation)
+        result = train(
+            model,
+            data,
+            config.training,
+            ks=ks,
+            name=config.name,
+            callbacks=callbacks,
+            progress=progress,
+            checkpoint=checkpoint,
+            resume=resume,
+            identity=json.dumps({"data": data.fingerprint, **config.identity()}, sort_keys=True),
+        )
     scorer = model.scorer()
     if config.recipe.closed_form and data.valid.size(1):
         result.validation = rank(data, scorer, "valid", ks=ks, device=target).mean()

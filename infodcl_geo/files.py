@@ -247,6 +247,18 @@ def read_folder(folder: str | os.PathLike[str], *, index: str = "index.json") ->
     raise FileError(f"{shown(place)} is replaced faster than it can be read")
 
 
+def read_file(path: str | os.PathLike[str], *, limit: int | None = None) -> bytes:
+    """Content of a regular file; pipes and devices, which may have no end, are refused.
+
+    Args:
+        limit: bytes that it may hold at most.
+
+    Raises:
+        FileError: if it cannot be read or is larger.
+    """
+    return _read(Path(path), limit)
+
+
 def _generation(place: Path, index: str, text: bytes) -> Generation:
     where = shown(place / index)
     try:
@@ -270,8 +282,7 @@ def _generation(place: Path, index: str, text: bytes) -> Generation:
     return Generation(about, files)
 
 
-def _read(path: Path, limit: int, *, missing_is_error: bool = True) -> bytes:
-    """Content of a regular file of at most ``limit`` bytes."""
+def _read(path: Path, limit: int | None, *, missing_is_error: bool = True) -> bytes:
     try:
         # Not blocking: a pipe put in the file's place would hang here.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
@@ -279,9 +290,9 @@ def _read(path: Path, limit: int, *, missing_is_error: bool = True) -> bytes:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise FileError(f"cannot read {shown(path)}: it is no regular file")
-            if status.st_size > limit:
-                raise FileError(f"{shown(path)} is damaged: {status.st_size} bytes where at most {limit} can be")
-            return file.read(limit + 1)
+            if limit is not None and status.st_size > limit:
+                raise FileError(f"{shown(path)} has {status.st_size} bytes where at most {limit} can be")
+            return file.read(status.st_size if limit is None else limit + 1)
     except FileNotFoundError as error:
         if not missing_is_error:
             raise

@@ -45,7 +45,9 @@ def spectral_vectors(data: Interactions, options: Options) -> tuple[Options, Pre
     sizes = data.num_users, data.num_items
 
     def vectors_of(smoothing: float) -> PretrainedVectors:
-        return PretrainedVectors(*spectral_embeddings(data.train, *sizes, options.dim, SVDOptions(smoothing, options.power)))
+        return PretrainedVectors(
+            *spectral_embeddings(data.train, *sizes, options.dim, SVDOptions(smoothing, options.power))
+        )
 
     smoothing = options.smoothing
     if smoothing is None and not _can_be_judged(data):

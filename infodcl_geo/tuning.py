@@ -18,6 +18,7 @@ from .errors import InfodclGeoError, OptionError
 from .experiment import fit
 from .models import Recipe
 from .pretraining import best_num_layers, pretrain, spectral_vectors
+from .training.callbacks import OnValidation
 
 try:
     import optuna
@@ -263,7 +264,7 @@ class Search:
             ks=(20,),
             device=self.device,
             progress=False,
-            on_evaluation=report,
+            callbacks=[OnValidation(report)],
         )
         trial.set_user_attr("validation", outcome.result.validation)
         trial.set_user_attr("best_epoch", outcome.result.best_epoch)

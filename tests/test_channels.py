@@ -28,6 +28,7 @@ from infodcl_geo.graph.graph import Graph, interaction_graph, to_scipy
 from infodcl_geo.graph.similarity import jaccard_graph
 from infodcl_geo.graph.spectral import SVDOptions, spectral_embeddings
 from infodcl_geo.models import InfoDCL
+from infodcl_geo.training.callbacks import OnValidation
 from infodcl_geo.training.loop import train
 
 # users 0: {0, 1}, 1: {0, 1}, 2: {1, 2}; item 3 has no user
@@ -430,7 +431,7 @@ def test_learned_weights_find_the_channel_of_noise(planted: Demo) -> None:
         config.training,
         progress=False,
         # Not after training, which goes back to the best epoch, an early one from the pretrained start.
-        on_evaluation=lambda *_: seen.append(model.channel_weights().tolist()),
+        callbacks=[OnValidation(lambda *_: seen.append(model.channel_weights().tolist()))],
     )
     weights = seen[-1]
     assert sum(weights) == pytest.approx(3)

@@ -43,7 +43,7 @@ def interactions(train: Tensor, valid: Tensor, test: Tensor, users: int, items: 
 
 
 def config(model: str = "infodcl", **training: object) -> Config:
-    options = TrainOptions(**{"epochs": 60, "batch_size": 64, "lr": 0.02, "anchor_batch": 8, **training})  # type: ignore[arg-type]
+    options = TrainOptions(**{"epochs": 60, "batch_size": 64, "lr": 0.02, **training})  # type: ignore[arg-type]
     return Config(ModelOptions(model=model, dim=8), options)  # type: ignore[arg-type]
 
 

@@ -23,7 +23,7 @@ from ..data.options import DataOptions
 from ..errors import OptionError
 from ..models import RECIPES, Recipe, find_recipe
 from ..settings import read_mapping
-from ..training.loop import TrainOptions
+from ..training.options import TrainOptions
 
 _SECTIONS = ("data", "options", "training")
 _WIDTH = 100

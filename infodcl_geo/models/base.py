@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,8 @@ from ..nn.losses import bpr_loss, embedding_penalty
 from .options import EmbeddingOptions
 from .scoring import Scorer, dot_scorer
 
-Anchors = Literal["items", "positives", "unique"]
+Anchors: TypeAlias = Literal["items", "positives", "unique"]
+"""Items diffused and contrasted in a step: each item once an epoch, the batch's positives, or those without repeats."""
 
 
 class Batch(NamedTuple):
@@ -38,6 +39,13 @@ class Model(nn.Module):
     """items whose embeddings a step diffuses or contrasts, see :class:`~infodcl_geo.training.sampling.BatchSampler`"""
     anchor_batch: int = 1024
     """items of a step with diffusion, for anchors 'items'"""
+
+    def training_state(self) -> dict[str, Tensor]:
+        """What training goes on from beside parameters and buffers, as new tensors by name, for a checkpoint."""
+        return {}
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        """Take up what :meth:`training_state` gave."""
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Weighted terms of the objective for one batch; their sum is what the step minimises."""

@@ -96,6 +96,23 @@ class NCL(LightGCN):
         self.clustered_in: int | None = None
         self.prototypes: tuple[tuple[Tensor, Tensor], ...] = ()
 
+    def training_state(self) -> dict[str, Tensor]:
+        clustered_in = -1 if self.clustered_in is None else self.clustered_in
+        state = {"progress": torch.tensor([self.seen, clustered_in])}
+        for side, (centroids, cluster) in zip(("users", "items"), self.prototypes, strict=False):
+            state |= {f"{side}.centroids": centroids.clone(), f"{side}.cluster": cluster.clone()}
+        return state
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        self.seen, clustered_in = state["progress"].tolist()
+        self.clustered_in = None if clustered_in < 0 else clustered_in
+        device = self.user_embedding.weight.device
+        self.prototypes = tuple(
+            (state[f"{side}.centroids"].to(device), state[f"{side}.cluster"].to(device))
+            for side in ("users", "items")
+            if f"{side}.centroids" in state
+        )
+
     @property
     def epoch(self) -> int:
         """Epochs behind the model, by the interactions that its batches held."""

@@ -1,83 +1,30 @@
-"""The training loop: epochs of batches, selection on validation, early stopping."""
+"""The training loop: epochs of batches, selection on validation, and an end that keeps what was best."""
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..data.interactions import Interactions
+from ..errors import OptionError, TrainingError
 from ..evaluation.ranking import Ranking, evaluate
 from ..models.base import Model
 from ..models.scoring import Scorer
+from .callbacks import Callback, EarlyStopping, ProgressBar
+from .checkpoint import Checkpoint, restore
+from .finite import FiniteWatch
+from .interrupt import Interruption, stoppable
 from .optim import LazyAdam
+from .options import CheckpointOptions, TrainOptions
 from .sampling import BatchSampler
+from .state import EpochProgress, StopTraining, TrainResult, TrainState
 
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """How a model is trained.
-
-    Args:
-        epochs: passes over the training interactions, at most.
-        batch_size: interactions a step.
-        lr: learning rate of Adam.
-        adam: 'dense' passes over the whole embedding tables in each step, 'lazy' over the rows that the step looked
-            up (:class:`~infodcl_geo.training.optim.LazyAdam`, the same method), which MF and InfoDCL with sampled candidates
-            allow; 'auto' is lazy for those of at least 200,000 users and items.
-        matmul_precision: of float32 matrix products while training, see ``torch.set_float32_matmul_precision``. On a
-            CPU with bfloat16 instructions 'medium' makes InfoNCE faster; on a GPU 'high' allows TensorFloat-32.
-        eval_every: epochs between validations.
-        patience: epochs without a better validation after which training stops.
-        monitor: validation metric that selects the epoch.
-        seed: of initial weights, shuffling, negatives and noise.
-    """
-
-    epochs: int = 300
-    batch_size: int = 2048
-    lr: float = 0.005
-    adam: Literal["auto", "dense", "lazy"] = "auto"
-    matmul_precision: Literal["highest", "high", "medium"] = "highest"
-    eval_every: int = 5
-    patience: int = 50
-    monitor: str = "ndcg@20"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "eval_every", "patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not self.lr > 0:
-            raise ValueError(f"lr must be positive, not {self.lr}")
-        if self.adam not in ("auto", "dense", "lazy"):
-            raise ValueError(f"adam must be 'auto', 'dense' or 'lazy', not {self.adam!r}")
-        if self.matmul_precision not in ("highest", "high", "medium"):
-            raise ValueError(f"matmul_precision must be 'highest', 'high' or 'medium', not {self.matmul_precision!r}")
-
-
-@dataclass
-class TrainResult:
-    """What a training run found; the model it was run on holds the best epoch's weights."""
-
-    best_epoch: int = 0
-    validation: dict[str, float] = field(default_factory=dict)
-    """metrics of the best epoch on the validation split"""
-    epoch_seconds: list[float] = field(default_factory=list)
-    """training time of each epoch, evaluation excluded"""
-    history: list[dict[str, float]] = field(default_factory=list)
-    """for each validated epoch its number, the seconds since the start, loss terms and metrics"""
-
-    @property
-    def seconds_per_epoch(self) -> float:
-        return statistics.median(self.epoch_seconds) if self.epoch_seconds else 0.0
-
+DEFAULT_OPTIONS = TrainOptions()
 
 LAZY_ROWS = 200_000
 """Users and items from which on ``adam='auto'`` updates only the rows of a step."""
@@ -91,15 +38,15 @@ def make_optimizer(
     Args:
         model: what to train; its own ``row_tables`` say whether and which tables can be updated lazily.
         lr: learning rate.
-        adam: see :class:`TrainOptions`.
+        adam: see :class:`~infodcl_geo.training.options.TrainOptions`.
         anchors: of a batch, at most.
 
     Raises:
-        ValueError: for 'lazy', if a step of the model reads whole tables.
+        OptionError: for 'lazy', if a step of the model reads whole tables.
     """
     tables = model.row_tables(anchors) if isinstance(model, Model) and adam != "dense" else []
     if adam == "lazy" and not tables:
-        raise ValueError(f"a step of this {type(model).__name__} reads whole tables: adam='lazy' needs one of rows")
+        raise OptionError(f"a step of this {type(model).__name__} reads whole tables: adam='lazy' needs one of rows")
     if adam == "lazy" or (tables and sum(table.num_embeddings for table in tables) >= LAZY_ROWS):
         lazy = {table.weight for table in tables}
         return LazyAdam(tables, (weight for weight in model.parameters() if weight not in lazy), lr=lr)
@@ -118,7 +65,10 @@ def matmul_precision(precision: Literal["highest", "high", "medium"]) -> Iterato
 
 
 def set_up(model: Model, data: Interactions, options: TrainOptions) -> tuple[BatchSampler, torch.optim.Optimizer]:
-    """Batches of the training split, on the model's device and from the seed of ``options``, and the optimizer."""
+    """Batches of the training split, on the model's device and from the seed of ``options``, and the optimizer.
+
+    The model's attributes ``anchors`` and ``anchor_batch`` say which items its batches diffuse.
+    """
     device = next(model.parameters()).device
     sampler = BatchSampler(
         data.train.to(device),
@@ -137,70 +87,196 @@ def set_up(model: Model, data: Interactions, options: TrainOptions) -> tuple[Bat
 def train(
     model: Model,
     data: Interactions,
-    options: TrainOptions = TrainOptions(),
+    options: TrainOptions = DEFAULT_OPTIONS,
     *,
     ks: tuple[int, ...] = (10, 20, 50),
+    name: str | None = None,
+    callbacks: Sequence[Callback] = (),
     progress: bool = True,
-    on_evaluation: Callable[[int, dict[str, float]], None] | None = None,
+    resume: str | Path | None = None,
+    checkpoint: CheckpointOptions | None = None,
+    identity: str = "",
 ) -> TrainResult:
     """Train ``model`` and leave it with the weights of its best epoch on validation.
 
     The test split is never looked at. Without validation interactions the last epoch counts as the best.
 
+    Ctrl-C and SIGTERM end training after the step under way (a second one at once): the result then says
+    ``interrupted``, and the model has the weights of its best epoch so far, or of the last step if none was validated.
+
     Args:
-        model: on the device where training happens.
+        model: on the device where training happens, newly built; its ``anchors`` and ``anchor_batch`` say which items
+            a batch diffuses.
         data: its training and validation splits are used.
-        options: see :class:`TrainOptions`.
+        options: see :class:`~infodcl_geo.training.options.TrainOptions`.
         ks: cut-offs of the validation metrics.
-        progress: show (on a terminal) a progress bar with the loss terms, the monitored metric and the time left.
-        on_evaluation: called with the epoch and the validation metrics after each validation; an exception of
-            its own ends the training (a pruned trial, say).
+        name: what the user calls the model, for messages; the name of its class if missing.
+        callbacks: see :class:`~infodcl_geo.training.callbacks.Callback`; called before those that the other
+            arguments ask for. Early stopping by the options' patience is always among them.
+        progress: show (on a terminal) a progress bar.
+        resume: folder of the checkpoints of a run to go on from; ``model``, ``data`` and ``options`` must be those of
+            that run, but for ``epochs`` and ``patience``. On a CPU with as many threads the result is bit for bit that
+            of a run without the interruption. Unless ``checkpoint`` says otherwise it goes on writing there.
+        checkpoint: where and how often to write checkpoints; none if missing.
+        identity: of the run: what else must be the same for a checkpoint to be gone on from, such as all settings and
+            a fingerprint of the data; JSON, so that a refusal can name what differs, or any text.
 
     Raises:
-        ValueError: if ``options.monitor`` is not among the metrics.
-        FloatingPointError: if the loss is not finite.
+        OptionError: if ``options.monitor`` is not among the metrics.
+        TrainingError: if a loss term, a gradient or a weight is not finite; the best epoch's weights are loaded first,
+            and the error has the ``result`` so far and the ``batch``.
+        CheckpointError: if there is no whole checkpoint to go on from, or it is another run's.
+        FileError: if the folder of checkpoints cannot be written or another process uses it.
     """
-    device = next(model.parameters()).device
     sampler, optimizer = set_up(model, data, options)
-    result = TrainResult()
-    best_state: dict[str, Tensor] | None = None
-    best = -float("inf")
-    quiet = None if progress else True
-    started = time.perf_counter()
-    bar = tqdm(range(1, options.epochs + 1), unit="epoch", disable=quiet, desc=type(model).__name__)
-    for epoch in bar:
-        start = time.perf_counter()
+    called = name or type(model).__name__
+    state = TrainState(called, model, optimizer, sampler, options, FiniteWatch(model), identity)
+    hooks = [*callbacks, EarlyStopping(options.patience)]
+    if checkpoint is None and resume is not None:
+        checkpoint = CheckpointOptions(resume)
+    if checkpoint is not None:
+        hooks.append(Checkpoint(checkpoint))
+    if progress:
+        hooks.append(ProgressBar())
+    if resume is not None:
+        restore(state, resume)
+    state.started = time.perf_counter()
+    with stoppable() as interruption:
+        try:
+            _run(state, data, ks, hooks, interruption)
+        finally:
+            if isinstance(optimizer, LazyAdam):
+                optimizer.flush()
+            if state.best_weights is not None:
+                model.load_state_dict(state.best_weights)
+    return state.result
+
+
+def _run(
+    state: TrainState, data: Interactions, ks: tuple[int, ...], hooks: Sequence[Callback], interruption: Interruption
+) -> None:
+    """Start the callbacks, train, and end the callbacks, whatever ended training."""
+    started: list[Callback] = []
+    try:
+        for hook in hooks:
+            started.append(hook)
+            hook.on_start(state)
+        _epochs(state, data, ks, hooks, interruption)
+    except StopTraining as reason:
+        state.stop(str(reason) or "stopped by a callback")
+    except KeyboardInterrupt as error:
+        # In the midst of a step, whose state is no checkpoint.
+        state.error = error
+        interruption.signal = interruption.signal or "Ctrl-C"
+    except BaseException as error:
+        state.error = error
+        state.result.ended = f"failed in epoch {state.epoch + 1}: {type(error).__name__}"
+        if isinstance(error, TrainingError):
+            state.result.ended = f"diverged: {error.term} is not finite in epoch {error.epoch}"
+        raise
+    finally:
+        _say_why(state, data, interruption)
+        _end(state, started)
+
+
+def _say_why(state: TrainState, data: Interactions, interruption: Interruption) -> None:
+    result = state.result
+    if result.ended:
+        return
+    if interruption and state.stopped is None and state.epoch < state.options.epochs:
+        result.interrupted = True
+        under_way = state.epoch + (state.progress is not None)
+        result.ended = f"interrupted by {interruption.signal} in epoch {under_way}"
+    elif state.stopped is not None:
+        result.ended = state.stopped
+    else:
+        improving = bool(data.valid.size(1)) and result.best_epoch == state.epoch
+        result.ended = "epochs used up, still improving" if improving else "epochs used up"
+
+
+def _end(state: TrainState, hooks: Sequence[Callback]) -> None:
+    """Call ``on_end`` of all; the first error of theirs is raised when all were called."""
+    failed: Exception | None = None
+    for hook in hooks:
+        try:
+            hook.on_end(state)
+        except Exception as error:
+            failed = failed or error
+    if failed is not None and (state.error is None or isinstance(state.error, KeyboardInterrupt)):
+        raise failed
+
+
+def _epochs(
+    state: TrainState, data: Interactions, ks: tuple[int, ...], hooks: Sequence[Callback], interruption: Interruption
+) -> None:
+    options, result, generator = state.options, state.result, state.sampler.generator
+    while state.epoch < options.epochs and state.stopped is None and not interruption:
+        begun = time.perf_counter()
+        if state.progress is None:
+            start = torch.get_rng_state() if generator is None else generator.get_state()
+            state.progress = EpochProgress(start, state.sampler.draw())
+            state.watch.restart()
+        progress = state.progress
+        begun -= progress.seconds
         with matmul_precision(options.matmul_precision):
-            terms = train_epoch(model, sampler, optimizer, sampler.generator)
-        result.epoch_seconds.append(time.perf_counter() - start)
-        total = sum(terms.values())
-        if total != total or abs(total) == float("inf"):
-            raise FloatingPointError(f"the loss is {total} in epoch {epoch}: {terms}; a smaller lr may help")
-        if epoch % options.eval_every and epoch != options.epochs:
-            continue
-        if data.valid.size(1):
-            metrics = rank(data, model.scorer(), "valid", ks=ks, device=device).mean()
-            if options.monitor not in metrics:
-                raise ValueError(f"monitor must be one of {', '.join(metrics)}, not {options.monitor!r}")
-        else:
-            metrics = {options.monitor: float(epoch)}
-        result.history.append({"epoch": epoch, "seconds": time.perf_counter() - started, **terms, **metrics})
-        if metrics[options.monitor] > best:
-            best, result.best_epoch = metrics[options.monitor], epoch
-            result.validation = metrics if data.valid.size(1) else {}
-            best_state = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        shown = {name: f"{value:.4g}" for name, value in terms.items()}
-        cut_off = options.monitor.partition("@")[2]
-        recall = {name: f"{value:.4f}" for name, value in metrics.items() if name == f"recall@{cut_off}"}
-        bar.set_postfix({**shown, **recall, options.monitor: f"{metrics[options.monitor]:.4f}", "best": f"{best:.4f}"})
-        if on_evaluation is not None:
-            on_evaluation(epoch, metrics)
-        if epoch - result.best_epoch >= options.patience:
-            break
-    bar.close()
-    if best_state is not None:
-        model.load_state_dict(best_state)
-    return result
+            try:
+                _steps(
+                    state.model,
+                    state.optimizer,
+                    progress,
+                    generator,
+                    state.watch,
+                    _after_step(state, hooks, interruption, begun),
+                )
+            except (RuntimeError, ValueError, ArithmeticError):
+                # Operations refuse what is not finite in words of their own.
+                state.verify()
+                raise
+            if progress.step < len(progress.plan):
+                return
+            terms = _end_epoch(state.optimizer, progress)
+        seconds = time.perf_counter() - begun
+        state.verify()
+        result.epoch_seconds.append(seconds)
+        state.epoch, state.progress = state.epoch + 1, None
+        result.history.append({"epoch": state.epoch, "seconds": state.seconds, **terms})
+        if state.epoch % options.eval_every == 0 or state.epoch == options.epochs:
+            _validate(state, data, ks)
+            for hook in hooks:
+                hook.on_validation(state)
+        for hook in hooks:
+            hook.on_epoch(state)
+
+
+def _after_step(
+    state: TrainState, hooks: Sequence[Callback], interruption: Interruption, begun: float
+) -> Callable[[], bool]:
+    """What is called after each step, and says whether training goes on."""
+    watching = [hook for hook in hooks if type(hook).on_step is not Callback.on_step]
+
+    def after_step() -> bool:
+        assert state.progress is not None
+        state.progress.seconds = time.perf_counter() - begun
+        for hook in watching:
+            hook.on_step(state)
+        return state.stopped is None and not interruption
+
+    return after_step
+
+
+def _validate(state: TrainState, data: Interactions, ks: tuple[int, ...]) -> None:
+    model, result, monitor = state.model, state.result, state.options.monitor
+    metrics = {monitor: float(state.epoch)}
+    if data.valid.size(1):
+        device = next(model.parameters()).device
+        metrics = rank(data, model.scorer(), "valid", ks=ks, device=device).mean()
+        if monitor not in metrics:
+            raise OptionError(f"monitor must be one of {', '.join(metrics)}, not {monitor!r}")
+    state.history[-1] |= {"seconds": state.seconds, **metrics}
+    if metrics[monitor] > state.best:
+        state.best, result.best_epoch = metrics[monitor], state.epoch
+        result.validation = metrics if data.valid.size(1) else {}
+        state.best_weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 def train_epoch(
@@ -210,20 +286,44 @@ def train_epoch(
     generator: torch.Generator | None = None,
 ) -> dict[str, float]:
     """One pass over the sampler's batches; the mean of each loss term."""
-    sums: dict[str, Tensor] = {}
-    for batch in sampler:
+    progress = EpochProgress(torch.empty(0), sampler.draw())
+    _steps(model, optimizer, progress, generator)
+    return _end_epoch(optimizer, progress)
+
+
+def _steps(
+    model: Model,
+    optimizer: torch.optim.Optimizer,
+    progress: EpochProgress,
+    generator: torch.Generator | None,
+    watch: FiniteWatch | None = None,
+    after_step: Callable[[], bool] | None = None,
+) -> None:
+    """The steps that are left of an epoch, or those until ``after_step`` says no."""
+    sums = progress.sums
+    while progress.step < len(progress.plan):
         optimizer.zero_grad(set_to_none=True)
-        terms = model.loss(batch, generator)
-        torch.stack(list(terms.values())).sum().backward()
+        terms = model.loss(progress.plan[progress.step], generator)
+        values = torch.stack(list(terms.values()))
+        values.sum().backward()
+        if watch is not None:
+            watch.note(terms, values)
         optimizer.step()
         for name, value in terms.items():
             # Summed as tensors: reading a value each step would wait for the device.
             sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+        progress.step += 1
+        if after_step is not None and not after_step():
+            return
+
+
+def _end_epoch(optimizer: torch.optim.Optimizer, progress: EpochProgress) -> dict[str, float]:
+    """Bring all weights up to date; the mean of each loss term."""
     # What comes next reads whole tables, and the gradients only take its memory.
     optimizer.zero_grad(set_to_none=True)
     if isinstance(optimizer, LazyAdam):
         optimizer.flush()
-    return {name: float(value) / len(sampler) for name, value in sums.items()}
+    return {name: float(value) / len(progress.plan) for name, value in progress.sums.items()}
 
 
 def rank(

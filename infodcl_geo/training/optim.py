@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ..errors import OptionError
+
 _FLUSH_ROWS = 65_536
 
 
@@ -57,7 +59,7 @@ class LazyAdam(torch.optim.Adam):
         betas, eps: as in ``torch.optim.Adam``.
 
     Raises:
-        ValueError: if the betas are not such that the sum above converges quickly, or if a table has ``padding_idx``,
+        OptionError: if the betas are not such that the sum above converges quickly, or if a table has ``padding_idx``,
             ``max_norm`` or ``scale_grad_by_freq``, which are not supported.
     """
 
@@ -71,9 +73,9 @@ class LazyAdam(torch.optim.Adam):
         eps: float = 1e-8,
     ) -> None:
         if any(t.padding_idx is not None or t.max_norm is not None or t.scale_grad_by_freq for t in tables):
-            raise ValueError("tables with padding_idx, max_norm or scale_grad_by_freq cannot be updated by rows")
+            raise OptionError("tables with padding_idx, max_norm or scale_grad_by_freq cannot be updated by rows")
         if not 0 < betas[0] < betas[1] < 1 or betas[0] ** 2 > 0.99 * betas[1]:
-            raise ValueError(f"betas must be between 0 and 1 with beta1^2 well below beta2, not {betas}")
+            raise OptionError(f"betas must be between 0 and 1 with beta1^2 well below beta2, not {betas}")
         weights = [table.weight for table in tables]
         super().__init__([*weights, *others], lr=lr, betas=betas, eps=eps)
         self.tables = weights
@@ -91,6 +93,26 @@ class LazyAdam(torch.optim.Adam):
             # The module must not keep the optimizer with its moments alive, nor sparse gradients when it is gone.
             handle = table.register_forward_pre_hook(_BeforeLookup(self))
             weakref.finalize(self, _release, table, handle)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As of any optimizer, with the number of steps and the tails of the sum above."""
+        return {**super().state_dict(), "steps": self.steps, "tail": self._tail[: self.steps + 1]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # The base class knows nothing of the tables' state: it would make a float of ``last``, and wants a ``step``.
+        states, count = state_dict["state"], len(self.tables)
+        others = {index: state for index, state in states.items() if index >= count}
+        super().load_state_dict({"state": others, "param_groups": state_dict["param_groups"]})
+        for index, weight in enumerate(self.tables):
+            self.state[weight] = {
+                "exp_avg": states[index]["exp_avg"].to(weight, copy=True),
+                "exp_avg_sq": states[index]["exp_avg_sq"].to(weight, copy=True),
+                "last": states[index]["last"].to(weight.device, torch.int32, copy=True),
+            }
+        self.steps = int(state_dict["steps"])
+        size = 1024 * 2 ** max(0, math.ceil(math.log2((self.steps + 1) / 1024)))
+        self._tail = torch.zeros(size, dtype=torch.float64)
+        self._tail[: self.steps + 1] = state_dict["tail"]
 
     @property
     def _group(self) -> dict[str, Any]:
@@ -154,7 +176,7 @@ class LazyAdam(torch.optim.Adam):
                 continue
             held.append((weight, weight.grad))
             if not weight.grad.is_sparse:
-                raise RuntimeError("a table was read as a whole: its gradient is not sparse, see LazyAdam")
+                raise OptionError("a table was read as a whole: its gradient is not sparse, see LazyAdam")
             gradient = weight.grad.coalesce()
             rows, values = gradient.indices()[0], gradient.values()
             state = self.state[weight]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..models.base import Batch
-
-Anchors = Literal["items", "positives", "unique"]
+from ..errors import OptionError
+from ..models.base import Anchors, Batch
 
 
 class NegativeSampler:
@@ -43,6 +42,37 @@ class NegativeSampler:
         return rank + before
 
 
+@dataclass(frozen=True)
+class EpochPlan:
+    """The batches of one epoch, drawn beforehand; ``plan[step]`` is one, whatever was taken before."""
+
+    users: Tensor
+    """``[E]``, shuffled"""
+    positives: Tensor
+    """``[E]``"""
+    negatives: Tensor
+    """``[E]``"""
+    anchors: Anchors
+    anchor_sets: dict[int, Tensor]
+    """items by the step that diffuses them, for anchors 'items'"""
+    batch_size: int
+
+    def __len__(self) -> int:
+        return -(-self.users.numel() // self.batch_size)
+
+    def __getitem__(self, step: int) -> Batch:
+        if not 0 <= step < len(self):
+            raise IndexError(step)
+        window = slice(step * self.batch_size, (step + 1) * self.batch_size)
+        positives = self.positives[window]
+        if self.anchors == "items":
+            anchors = self.anchor_sets.get(step, positives[:0])
+        else:
+            anchors = positives.unique() if self.anchors == "unique" else positives
+        weight = len(self) / len(self.anchor_sets) if self.anchor_sets else 1.0
+        return Batch(self.users[window], positives, self.negatives[window], anchors, weight)
+
+
 class BatchSampler:
     """An epoch of shuffled training interactions with negatives and anchors.
 
@@ -70,9 +100,9 @@ class BatchSampler:
         generator: torch.Generator | None = None,
     ) -> None:
         if batch_size < 1 or anchor_batch < 1:
-            raise ValueError(f"batch_size and anchor_batch must be at least 1, not {batch_size} and {anchor_batch}")
+            raise OptionError(f"batch_size and anchor_batch must be at least 1, not {batch_size} and {anchor_batch}")
         if anchors not in ("items", "positives", "unique"):
-            raise ValueError(f"anchors must be 'items', 'positives' or 'unique', not {anchors!r}")
+            raise OptionError(f"anchors must be 'items', 'positives' or 'unique', not {anchors!r}")
         self.negatives = NegativeSampler(interactions, num_users, num_items)
         saturated = self.negatives.degree >= num_items
         if bool(saturated.any()):
@@ -83,7 +113,7 @@ class BatchSampler:
             )
             interactions = interactions[:, ~saturated[interactions[0]]]
         if interactions.size(1) == 0:
-            raise ValueError("no training interaction has a negative item to compare with")
+            raise OptionError("no training interaction has a negative item to compare with")
         self.interactions = interactions
         self.num_items = num_items
         self.batch_size = batch_size
@@ -95,6 +125,11 @@ class BatchSampler:
         return -(-self.interactions.size(1) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
+        plan = self.draw()
+        return (plan[step] for step in range(len(plan)))
+
+    def draw(self) -> EpochPlan:
+        """The next epoch: all that is random about its batches is drawn here, and nothing later."""
         device = self.interactions.device
         users, items = self.interactions[:, self._permutation(self.interactions.size(1), device)]
         negatives = self.negatives(users, self.generator)
@@ -104,16 +139,7 @@ class BatchSampler:
             count = min(steps, -(-self.num_items // self.anchor_batch))
             sets = self._permutation(self.num_items, device).tensor_split(count)
             anchor_sets = {(2 * k + 1) * steps // (2 * count): chosen for k, chosen in enumerate(sets)}
-        none = items.new_empty(0)
-        for step in range(steps):
-            window = slice(step * self.batch_size, (step + 1) * self.batch_size)
-            positives = items[window]
-            if self.anchors == "items":
-                anchors = anchor_sets.get(step, none)
-            else:
-                anchors = positives.unique() if self.anchors == "unique" else positives
-            weight = steps / len(anchor_sets) if anchor_sets else 1.0
-            yield Batch(users[window], positives, negatives[window], anchors, weight)
+        return EpochPlan(users, items, negatives, self.anchors, anchor_sets, self.batch_size)
 
     def _permutation(self, size: int, device: torch.device) -> Tensor:
         return torch.randperm(size, generator=self.generator, device=device)
