@@ -139,7 +139,7 @@ class Layout:
             return next(csv.reader([line], delimiter=str(self.separator), skipinitialspace=True))
         if self.separator == ":":
             line = line.replace(":", " ", 1)
-        return line.split() if self.separator in (None, ":") else [f.strip(" ") for f in line.split(self.separator)]
+        return line.split() if self.separator in (None, ":") else [f.strip() for f in line.split(self.separator)]
 
 
 def lay_out(plain: Layout, text: str, columns: Columns, format: Format | None) -> Layout:
@@ -163,7 +163,7 @@ def lay_out(plain: Layout, text: str, columns: Columns, format: Format | None) -
         format = "recbole"
     rows = [plain.fields(line) for line in lines]
     if format is None and not columns.given:
-        bare = [[f.strip(" ") for f in line.rstrip("\r").split(separator)] for line in lines[:1000]]
+        bare = [[f.strip() for f in line.rstrip("\r").split(separator)] for line in lines[:1000]]
         known = next((k for k in KNOWN if _fits(k, rows[:1000] if k.quoted else bare)), None)
         if known is not None and not all(is_number(f) for row in bare for f in row):
             return replace(plain, format="pairs", width=len(known.fields), known=known)
@@ -283,7 +283,7 @@ def find_columns(header: Sequence[str], columns: Columns, source: str) -> dict[s
             found[key] = column_at(header, wanted, key, source)
         else:
             match = next((plain.index(n) for n in names.split() if n in plain), None)
-            if match is not None and match not in found.values():
+            if match is not None:
                 found[key] = match
     for key in ("user", "item"):
         if key not in found:

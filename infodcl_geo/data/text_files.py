@@ -185,10 +185,7 @@ def _tidy(block: bytes, layout: Layout) -> tuple[bytes, bytes]:
     if b"\0" in block:
         raise _Wrong
     if not block.isascii():
-        try:
-            block.decode()
-        except UnicodeDecodeError:
-            raise _Wrong from None
+        _checked(block)
     if b"\r" in block:
         block = block.replace(b"\r\n", b"\n")
         if b"\r" in block:
@@ -210,6 +207,13 @@ def _tidy(block: bytes, layout: Layout) -> tuple[bytes, bytes]:
     while b"\n\n" in block:
         block = block.replace(b"\n\n", b"\n")
     return block.removeprefix(b"\n"), mark
+
+
+def _checked(block: bytes) -> str:
+    try:
+        return block.decode()
+    except UnicodeDecodeError:
+        raise _Wrong from None
 
 
 def _unquoted(block: bytes, mark: bytes) -> bytes | None:
@@ -247,29 +251,35 @@ def _frame(block: bytes, layout: Layout, positions: Sequence[int]) -> Iterator[p
         raise _Wrong
     place = {at: name for at, name in zip(sorted(set(positions)), frame.columns, strict=True)}
     frame = frame.select(pl.col(place[at]).alias(str(n)) for n, at in enumerate(positions))
-    yield frame.with_columns(pl.all().str.strip_chars(" ")) if b" " in block and mark != b" " else frame
+    padded = mark != b" " and (b" " in block or (mark != b"\t" and b"\t" in block) or not block.isascii())
+    yield frame.with_columns(pl.all().str.strip_chars()) if padded else frame
 
 
-def _quoted_frames(block: bytes, layout: Layout, positions: Sequence[int]) -> Iterator[pl.DataFrame]:
-    try:
-        reader = csv.reader(
-            io.StringIO(block.decode(), newline=""), delimiter=str(layout.separator), skipinitialspace=True
-        )
+def _quoted_frames(block: bytes, layout: Layout, positions: Sequence[int]) -> list[pl.DataFrame]:
+    """The same where separators, line ends or quotes stand inside quotes: row by row."""
+    if b"\0" in block:
+        raise _Wrong
+    for strict in (True, False):
+        lines = io.StringIO(_checked(block), newline="")
+        reader = csv.reader(lines, delimiter=str(layout.separator), skipinitialspace=True, strict=strict)
         columns: list[list[str]] = [[] for _ in positions]
-        for row in reader:
-            if not row:
+        frames: list[pl.DataFrame] = []
+        try:
+            for row in reader:
+                if row and len(row) != layout.width:
+                    raise _Wrong
+                for column, at in zip(columns, positions if row else (), strict=bool(row)):
+                    column.append(row[at].strip())
+                if len(columns[0]) == _ROWS:
+                    frames.append(pl.DataFrame({str(n): c for n, c in enumerate(columns)}))
+                    columns = [[] for _ in positions]
+        except csv.Error as error:
+            # An open quote is wrong; text behind a closing one, or quotes within a field, are letters like others.
+            if strict and "unexpected end" not in str(error):
                 continue
-            if len(row) != layout.width:
-                raise _Wrong
-            for column, at in zip(columns, positions, strict=True):
-                column.append(row[at].strip(" "))
-            if len(columns[0]) == _ROWS:
-                yield pl.DataFrame({str(n): c for n, c in enumerate(columns)})
-                columns = [[] for _ in positions]
-        if columns[0]:
-            yield pl.DataFrame({str(n): c for n, c in enumerate(columns)})
-    except (csv.Error, UnicodeDecodeError):
-        raise _Wrong from None
+            raise _Wrong from None
+        return [*frames, pl.DataFrame({str(n): c for n, c in enumerate(columns)})] if columns[0] else frames
+    raise _Wrong
 
 
 def read_text(
@@ -284,7 +294,7 @@ def read_text(
             for frame in _frame(block, layout, at):
                 for key, column in zip(position, frame.get_columns(), strict=True):
                     found = portion(column)
-                    if found.words is not None and (found.words.str.len_bytes().max() or 0) > _LONGEST:  # type: ignore[operator]
+                    if found.words is not None and (found.words.str.len_chars().max() or 0) > _LONGEST:  # type: ignore[operator]
                         raise _Wrong
                     parts[key].append(found)
     except (_Wrong, pl.exceptions.PolarsError) as error:
@@ -493,7 +503,7 @@ def _fail_at_line(
     """
     for number, row in rows_of(layout):
         problem = _problem_of(row, layout, position, integers)
-        if problem is None and words and (word := row[position[key]].strip(" ")) in words:
+        if problem is None and words and (word := row[position[key]].strip()) in words:
             problem = f"{key} {word[:80]!r}{otherwise.removeprefix(key)}"
         if problem:
             raise InteractionError(f"{layout.file}:{number}: {problem}") from None
@@ -515,9 +525,9 @@ def _problem_of(row: list[str], layout: Layout, position: dict[str, int], intege
             hint = " (a line cut short?)" if len(row) < layout.width else " (two lines in one?)"
             also = "; format='adjacency' if these are lists of items" if layout.format == "pairs" else ""
             return f"{len(row)} fields where {layout.width} are expected{hint}{also}"
-        named = [(key, row[at].strip(" ")) for key, at in position.items() if key != "part"]
+        named = [(key, row[at].strip()) for key, at in position.items() if key != "part"]
     for key, token in named:
-        if len(token.encode()) > _LONGEST:
+        if len(token) > _LONGEST:
             return f"{key} of {len(token)} characters (an open quote?)"
         if "\0" in token:
             return f"{key} holds a NUL character (a binary file?)"
