@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
 from .data.ids import IdMap, InteractionError
-from .data.readers import check_finite, from_edges
+from .data.columns import check_finite
+from .data.readers import from_edges
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
@@ -22,7 +24,7 @@ from .channels.base import warn_of_file as _warn
 from .channels.knowledge import KnowledgeGraph, sorted_triples
 from .channels.modal import ItemFeatures
 from .channels.social import SocialGraph
-from .data.interactions import Interactions, Split, _assemble
+from .data.interactions import Interactions, Split, assemble
 
 
 def from_hetero_data(
@@ -82,7 +84,7 @@ def from_hetero_data(
             check_finite(source, key, values)
             attributes[key] = values
     tables["train"] = replace(tables["train"], **attributes)
-    return _assemble(tables, name=name, source=source, split=split, min_rating=min_rating, k_core=k_core, seed=seed)
+    return assemble(tables, name=name, source=source, format="HeteroData", split=split, min_rating=min_rating, k_core=k_core, seed=seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,8 +260,8 @@ def _knowledge_from_hetero_data(
 
 
 def _raw(ids: IdMap) -> Tensor | list[str]:
-    return torch.from_numpy(ids.raw.copy()) if ids.raw.dtype.kind == "i" else ids.raw.tolist()
+    return torch.from_numpy(ids.raw.copy()) if ids.are_integers else ids.values.to_list()
 
 
 def _ids_of(raw: Tensor | list[str]) -> IdMap:
-    return IdMap(raw.numpy() if isinstance(raw, Tensor) else np.asarray(raw, dtype=np.str_))
+    return IdMap(raw.numpy() if isinstance(raw, Tensor) else pl.Series(raw, dtype=pl.String))

@@ -317,8 +317,10 @@ def test_folders_that_cannot_be_understood(tmp_path: Path) -> None:
     np.save(tmp_path / "train.npy", np.array([[0, 0]]))
     with pytest.raises(InteractionError, match=r"several files for train \(train.npy, train.txt\)"):
         load_interactions(tmp_path)
-    with pytest.raises(InteractionError, match="not with a folder"):
-        load_interactions(tmp_path, valid=tmp_path / "a.txt")
+    with pytest.raises(InteractionError, match="train= is a file of a folder"):
+        load_interactions(tmp_path / "a.txt", train="b.txt")
+    with pytest.raises(InteractionError, match="nothing.txt: no such file"):
+        load_interactions(tmp_path, train="a.txt", valid="nothing.txt")
     with pytest.raises(InteractionError, match="no such file or folder"):
         load_interactions(tmp_path / "nothing")
     with pytest.raises(InteractionError, match="no such file"):
@@ -347,11 +349,15 @@ def test_validation_is_held_out_of_training_if_there_is_none(tmp_path: Path) -> 
 # Ids
 
 
-def test_ids_are_integers_only_if_all_are() -> None:
-    assert text_files._as_integers(np.array(["10", "9"])).tolist() == [10, 9]  # type: ignore[union-attr]
-    assert text_files._as_integers(np.array(["10.0", "1.000000e+01"])).tolist() == [10, 10]  # type: ignore[union-attr]
+def test_ids_are_integers_only_if_all_are(tmp_path: Path) -> None:
+    def raw(words: list[str]) -> list[Any]:
+        (tmp_path / "x.csv").write_text("user,item\n" + "".join(f"0,{w}\n" for w in words))
+        return load_interactions(tmp_path / "x.csv", split=KEEP_ALL).item_ids.raw.tolist()
+
+    assert raw(["10", "9"]) == [9, 10]
+    assert raw(["11.0", "1.000000e+01"]) == [10, 11]
     for words in (["10", "x"], ["010", "9"], ["1.5"], ["1e3"], ["9" * 25], ["٣"], ["9007199254740993.0"], ["+5"]):
-        assert text_files._as_integers(np.array(words)) is None
+        assert raw(words) == sorted(words)
 
 
 def test_string_ids_sort_as_strings_and_leading_zeros_stay(tmp_path: Path) -> None:
@@ -613,8 +619,8 @@ def test_bad_parquet(tmp_path: Path) -> None:
         (pd.DataFrame({"user": ["a", None], "item": [1, 2]}), r"row 1 \(from 0\): user is missing"),
         (pd.DataFrame({"user": ["a", ""], "item": [1, 2]}), r"row 1 \(from 0\): user id is missing"),
         (pd.DataFrame({"user": [1, -1], "item": [1, 2]}), r"row 1 \(from 0\): user id is negative"),
-        (pd.DataFrame({"user": [1, 1], "item": [1, 2], "rating": ["x", "y"]}), "rating of type object, not numbers"),
-        (pd.DataFrame({"user": [[1], [2]], "item": [1, 2]}), "not readable as parquet"),
+        (pd.DataFrame({"user": [1, 1], "item": [1, 2], "rating": ["x", "y"]}), "rating is not a number"),
+        (pd.DataFrame({"user": [[1], [2]], "item": [1, 2]}), r"user column of type List\(Int64\)"),
         (pd.DataFrame({"a": [1], "item": [1]}), "cannot tell the user column"),
         (pd.DataFrame({"user": [], "item": []}), "empty"),
     ):
@@ -624,14 +630,7 @@ def test_bad_parquet(tmp_path: Path) -> None:
     # pandas writes no name twice
     twice = pa.Table.from_arrays([pa.array([1, 2])] * 3, names=["user", "item", "user"])
     pq.write_table(twice, tmp_path / "x.parquet")
-    with pytest.raises(InteractionError, match=r"x\.parquet: not readable as parquet .*user.* 2 times"):
-        load_interactions(tmp_path / "x.parquet")
-
-
-def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "x.parquet").write_bytes(b"PAR1")
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(InteractionError, match=r"pip install 'infodcl-geo\[parquet\]'"):
+    with pytest.raises(InteractionError, match=r"x\.parquet: not readable as parquet .*user.* more than one"):
         load_interactions(tmp_path / "x.parquet")
 
 
@@ -923,26 +922,28 @@ def test_core_counts_over_all_splits(tmp_path: Path) -> None:
     separator=st.sampled_from([" ", "\t", ",", ";", "|", "::", "  ", ", "]),
     end=st.sampled_from(["\n", "\r\n", " \n"]),
 )
-def test_integers_are_parsed_as_python_does(rows: list[list[int]], separator: str, end: str) -> None:
-    content = "".join(separator.join(map(str, row)) + end for row in rows)
-    mark = None if separator.isspace() and separator != "\t" else separator.strip(" ")
-    parsed = text_files._parse_integers(np.frombuffer(content.encode(), dtype=np.uint8), mark)
-    assert parsed is not None
-    values, per_line = parsed
-    assert values.tolist() == [v for row in rows for v in row]
-    assert per_line.tolist() == [len(row) for row in rows]
+@pytest.mark.filterwarnings("ignore::infodcl_geo.data.ids.InteractionWarning")
+def test_lists_of_integers_are_parsed_as_python_does(
+    tmp_path: Path, rows: list[list[int]], separator: str, end: str
+) -> None:
+    (tmp_path / "x.txt").write_text("".join(separator.join(map(str, row)) + end for row in [[7, 8], *rows]))
+    data = load_interactions(tmp_path / "x.txt", format="adjacency", split=KEEP_ALL)
+    assert raw_pairs(data, "train") == {(row[0], item) for row in [*rows, [7, 8]] for item in row[1:]}
 
 
 @pytest.mark.parametrize(
     ("content", "separator"),
     [
-        *[(c, None) for c in ("1 2\n3 x\n", "1 -2\n", "1 02\n", f"1 {10**18}\n", "1 2.0\n", "1 2\r3\n", "1,2\n")],
-        *[(c, ",") for c in ("1,,2\n", ",1\n", "1,\n", "1 2,3\n", "1, 2 3\n", "1;2\n", "1,2\n,\n", "1\t2\n")],
+        *[(c, None) for c in ("1 2\n3 x\n", "1 -2\n", "1 02\n", f"1 {10**19}\n", "1 2\r3\n", "1 2.5\n")],
+        *[(c, ",") for c in ("1,,2\n", ",1\n", "1,\n", "1 2,3\n", "1, 2 3\n", "1;2\n", "1,2\n,\n")],
         *[(c, "::") for c in ("1:2\n", "1:::2\n", "1: :2\n", "1::2:\n")],
     ],
 )
-def test_the_integer_parser_refuses_everything_else(content: str, separator: str | None) -> None:
-    assert text_files._parse_integers(np.frombuffer(content.encode(), dtype=np.uint8), separator) is None
+def test_what_is_no_list_of_integers_is_refused(tmp_path: Path, content: str, separator: str | None) -> None:
+    first = (separator or " ").join(["5", "6", "7", "8"])
+    (tmp_path / "x.txt").write_text(first + "\n" + content)
+    with pytest.raises(InteractionError, match=r"x\.txt:[23]: "):
+        load_interactions(tmp_path / "x.txt", format="adjacency")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -974,6 +975,7 @@ def test_summary_has_the_numbers() -> None:
         "items         3 (1 without a training user)",
         "interactions  4 (train 3, valid 1, test 0)",
         "density       44.444%",
+        f"fingerprint   {data.fingerprint[:16]}",
     ]
     assert "generated" in example(generated=True).summary()
 

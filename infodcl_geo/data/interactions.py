@@ -11,30 +11,31 @@ rows it concerns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
-import numpy.typing as npt
-import pandas as pd
+import polars as pl
 import torch
 from torch import Tensor
 
-from .ids import IdMap, IntArray, InteractionError, InteractionWarning, UnknownIdError, one_line, warn
-from .readers import find_files, read
-from .text_files import Column, Columns, Format, Ids, Table
-
-if TYPE_CHECKING:
-    pass
+from .columns import Table, all_ids, joined
+from .ids import IdMap, IntArray, InteractionError, InteractionWarning, UnknownIdError, escaped, one_line, warn
+from .layouts import LAYOUTS, Column, Columns, Format
+from .readers import Reading, find_files, from_object, read
+from .split import Split, assign, split_interactions
 
 __all__ = [
+    "LAYOUTS",
     "IdMap",
     "InteractionError",
     "InteractionWarning",
     "Interactions",
+    "Origin",
     "Split",
     "UnknownIdError",
     "load_interactions",
@@ -42,38 +43,36 @@ __all__ = [
 ]
 
 
+_PARTS = ("train", "valid", "test")
+_CHECKED = 1 << 22  # pairs that are checked at once
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Public containers
 
 
 @dataclass(frozen=True)
-class Split:
-    """How interactions are divided into training, validation and test.
-
-    - ``ratio``: of each user's ``n`` interactions, ``round(test * n)`` random ones are for test and
-      ``round(valid * n)`` for validation (halves round up), but at least one stays for training.
-    - ``leave-one-out``: the last interaction of each user is for test, the one before it for validation; users with
-      fewer than three keep all for training. Last by time where there is a time column, else at random.
-    - ``temporal``: one point in time for all users: the last ``test`` share of all interactions is for test, the
-      ``valid`` share before it for validation. Needs a time column.
+class Origin:
+    """Where interactions come from and what was done to them; everything that :func:`load_interactions` decided.
 
     Args:
-        kind: one of the three.
-        valid: share of the interactions for validation, in [0, 1).
-        test: share of the interactions for test, in [0, 1).
+        source: path, or kind of object.
+        format: how it was read.
+        columns: role and name of each column that was taken.
+        ignored: names of the columns that were not.
+        how: how the split was made, in words.
+        split: the rule, or None where the source declares its split.
+        seed: of the random choices.
+        filters: name and value of each filter.
     """
 
-    kind: Literal["ratio", "leave-one-out", "temporal"] = "ratio"
-    valid: float = 0.1
-    test: float = 0.2
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("ratio", "leave-one-out", "temporal"):
-            raise InteractionError(f"unknown split {self.kind!r}: choose ratio, leave-one-out or temporal")
-        if not (0 <= self.valid < 1 and 0 <= self.test < 1 and self.valid + self.test < 1):
-            raise InteractionError(
-                f"split shares must be in [0, 1) and sum below 1, not valid={self.valid}, test={self.test}"
-            )
+    source: str
+    format: str
+    columns: tuple[tuple[str, str], ...] = ()
+    ignored: tuple[str, ...] = ()
+    how: str = ""
+    split: Split | None = None
+    seed: int = 0
+    filters: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +89,7 @@ class Interactions:
         item_ids: raw ids of the items, length ``N``.
         name: what to call the data in tables.
         generated: whether the data are made up.
+        origin: where they come from, if they were read.
 
     Raises:
         InteractionError: if the tensors do not hold what is said above.
@@ -104,6 +104,7 @@ class Interactions:
     item_ids: IdMap = field(repr=False)
     name: str
     generated: bool = False
+    origin: Origin | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for part in ("train", "valid", "test"):
@@ -112,11 +113,12 @@ class Interactions:
                 raise InteractionError(f"{part} must be [2, E] int64, not {list(pairs.shape)} {pairs.dtype}")
             if pairs.size(1) == 0:
                 continue
-            users, items = pairs[0], pairs[1]
-            if pairs.min() < 0 or users.max() >= self.num_users or items.max() >= self.num_items:
+            if pairs.min() < 0 or pairs[0].max() >= self.num_users or pairs[1].max() >= self.num_items:
                 raise InteractionError(f"{part} has ids outside {self.num_users} users x {self.num_items} items")
-            if bool((torch.diff(users * self.num_items + items) <= 0).any()):
-                raise InteractionError(f"{part} must be distinct pairs sorted by (user, item)")
+            for start in range(0, pairs.size(1), _CHECKED):
+                users, items = pairs[:, start : start + _CHECKED + 1]
+                if bool((torch.diff(users * self.num_items + items) <= 0).any()):
+                    raise InteractionError(f"{part} must be distinct pairs sorted by (user, item)")
         if len(self.user_ids) != self.num_users or len(self.item_ids) != self.num_items:
             raise InteractionError("an id map does not have one id for each row")
 
@@ -129,6 +131,17 @@ class Interactions:
     def density(self) -> float:
         """Share of the user-item pairs that have an interaction."""
         return self.num_interactions / max(1, self.num_users * self.num_items)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, hexadecimal, of sizes, raw ids and the three splits: the same data split the same way, or not."""
+        found = hashlib.sha256(f"{self.num_users} {self.num_items}".encode())
+        found.update(self.user_ids.digest() + self.item_ids.digest())
+        for part in (self.train, self.valid, self.test):
+            found.update(f" {part.size(1)} ".encode())
+            for row in part.cpu():
+                found.update(row.contiguous().numpy().data)
+        return found.hexdigest()
 
     def __repr__(self) -> str:
         return (
@@ -149,6 +162,17 @@ class Interactions:
             f"(train {self.train.size(1)}, valid {self.valid.size(1)}, test {self.test.size(1)})",
             f"density       {100 * self.density:.3f}%",
         ]
+        if self.origin is not None:
+            made = self.origin
+            lines += [
+                f"read from     {escaped(made.source)} ({made.format})",
+                f"columns       {', '.join(f'{role}: {name}' for role, name in made.columns) or 'user, item'}",
+                f"ignored       {', '.join(made.ignored[:12]) or 'nothing'}{', ...' if len(made.ignored) > 12 else ''}",
+                f"split         {made.how}",
+            ]
+            if made.filters:
+                lines.append(f"filters       {', '.join(f'{key} {value:g}' for key, value in made.filters)}")
+        lines.append(f"fingerprint   {self.fingerprint[:16]}")
         return "\n".join(lines)
 
 
@@ -157,51 +181,61 @@ class Interactions:
 
 
 def load_interactions(
-    path: str | PathLike[str],
+    source: Any,
     *,
     format: Format | None = None,
-    valid: str | PathLike[str] | None = None,
-    test: str | PathLike[str] | None = None,
-    split: Split = Split(),
+    train: str | PathLike[str] | None = None,
+    valid: Any = None,
+    test: Any = None,
+    split: Split = Split(),  # noqa: B008 - frozen
     min_rating: float | None = None,
     k_core: int = 0,
     user_column: Column | None = None,
     item_column: Column | None = None,
     rating_column: Column | None = None,
     time_column: Column | None = None,
+    encoding: str | None = None,
+    separator: str | None = None,
+    time_format: str | None = None,
     seed: int = 0,
     name: str | None = None,
 ) -> Interactions:
-    """Read interactions from a folder or a file.
+    """Interactions of a folder, a file, a frame, a matrix or a tensor of pairs.
 
     A folder holds files whose names say train, valid (also validation, val, dev) and test; its split is kept. A folder
     without such names must hold one file of interactions (``*.inter``, a name like ``ratings`` or ``interactions``, or
-    the only file there), which is split by ``split``, as is a single file. A split without validation gets one from the
-    training interactions by ``split.valid`` and a warning.
+    the only file there) or the portions of one (``part-0.csv``, ``part-1.csv``, ...; also in folders ``train``, ``test``
+    or ``split=train``), which is split by ``split``, as is a single file, unless a column called ``split``, ``x_label``
+    or ``fold`` holds train, valid and test (or 0, 1, 2): its split is kept too. A split without validation gets one
+    from the training interactions by ``split.valid`` and a warning.
 
-    Formats, told by the ending and, for text, by the content (``format=`` overrides):
+    Formats, told by the ending and the content (``format=`` overrides):
 
-    - ``parquet`` (needs the extra ``parquet``), ``npy`` (integer pairs, ``E x 2`` or ``2 x E``; ``2 x 2`` is read as
-      two pairs; ``E x 3`` and ``E x 4`` have a rating and a time), ``npz`` (a scipy sparse matrix, users x items;
-      stored zeros are no interactions);
+    - ``parquet``, ``npy`` (integer pairs, ``E x 2`` or ``2 x E``; ``2 x 2`` is read as two pairs; ``E x 3`` and
+      ``E x 4`` have a rating and a time), ``npz`` (a scipy sparse matrix, users x items; stored zeros are no
+      interactions), ``json`` (lines of objects, or one array of them);
     - ``recbole``: RecBole's atomic ``.inter``, header fields ``name:type``;
     - ``table``: text with a header line, separated by tabs, commas, semicolons, bars or spaces; ids may be strings;
     - ``pairs``: text without a header, ``user item [rating [time]]`` a line, ids integers (strings too, if the columns
-      are named by position);
-    - ``adjacency``: text without a header, ``user item item ...`` a line, integers.
+      are named by position, or in a layout of :data:`LAYOUTS`);
+    - ``adjacency``: text without a header, ``user item item ...`` or ``user:item item ...`` a line, integers.
 
-    Text ending in ``.gz`` is read through gzip; lines at the start that begin with ``#`` or ``%`` are comments; blank
-    lines are skipped. *Pairs or adjacency:* the lines of the first megabyte of the (training) file decide. It is
-    ``pairs`` if no line has more than two fields, or if the first field repeats from line to line and most lines have
-    the same two to four fields; else it is ``adjacency``. Three or four fields on every line with no user repeated can
-    be read both ways: a fourth column that is a time, or a third that is no integer, makes it ``pairs``; else it is
-    ``adjacency``, with a warning.
+    Text packed by gzip is unpacked, to at most 200 times its size and 64 MiB; lines at the start that begin with ``#``
+    or ``%`` are comments; blank lines are skipped. *Pairs or adjacency:* the lines of the first megabyte of the
+    (training) file decide. It is ``pairs`` if no line has more than two fields, or if the first field repeats from line
+    to line and most lines have the same two to four fields; if they have more, the columns must be given. Else it is
+    ``adjacency``. Three or four fields on every line with no user repeated can be read both ways: a fourth column that
+    is a time, or a third that is no integer, makes it ``pairs``; else it is ``adjacency``, with a warning.
 
     Columns of a header are found by usual names (``user``, ``user_id``, ``item_id``, ``movieId``, ``asin``,
-    ``rating``, ``timestamp``, ...). Without a rating threshold every row is an interaction, whatever its rating.
+    ``rating``, ``timestamp``, ...). Without a rating threshold every row is an interaction, whatever its rating; where
+    ratings of 0 or less are among them, a warning says so.
 
     Ids: rows are the sorted distinct raw ids, over all splits, that have an interaction. A column of which all ids look
     like integers (no leading zeros) is a column of integers and sorts as numbers.
+
+    Times are numbers, or dates that are all read in one way: day or month first as suits every row, with a warning
+    where both do.
 
     Repairs, each with one :class:`InteractionWarning` that says how many: duplicate pairs are kept once (the earliest,
     where there is a time); pairs of validation that are also in training, and pairs of test that are in either, are
@@ -209,18 +243,23 @@ def load_interactions(
     matrix and adjacency lines without an item are left out, with a warning.
 
     Args:
-        path: folder or file.
+        source: path of a folder or a file; a pandas or polars frame or a pyarrow table; a scipy sparse matrix, users x
+            items; or a tensor or an array of pairs, laid out as in ``npy``.
         format: how to read the files; default: see above.
-        valid: validation file, if ``path`` is the training file.
-        test: test file, if ``path`` is the training file.
+        train: training file within the folder ``source``, if its name does not say so.
+        valid: validation file, or an object like ``source``, if ``source`` is for training.
+        test: the same for test.
         split: how to split what is not split yet.
         min_rating: keep only rows with at least this rating.
         k_core: keep only users and items with at least this many interactions, repeated until all have; counted over
             all splits, before splitting.
-        user_column: header name of the user column, or its position from 0 if there is no header.
+        user_column: header name of the user column, or its position from 0 if there is no header (also as digits).
         item_column: the same for items.
         rating_column: the same for ratings.
         time_column: the same for times (numbers or dates).
+        encoding: of text; default UTF-8.
+        separator: between two fields of text; default: told from the first line.
+        time_format: how dates are written, as for ``strptime``, such as ``%d.%m.%Y %H:%M``.
         seed: of the random split.
         name: what to call the data; default: the name of the folder or file.
 
@@ -233,92 +272,91 @@ def load_interactions(
     if format is not None and format not in get_args(Format):
         raise InteractionError(f"unknown format {format!r}: choose one of {', '.join(get_args(Format))}")
     columns = Columns(user_column, item_column, rating_column, time_column)
-    where = Path(path)
+    how = Reading(format, columns, encoding, separator, time_format)
     tables: dict[str, Table] = {}
-    learned = format
-    try:
-        files = find_files(where, valid, test, format)
-        for part, file in files.items():
-            tables[part], learned = read(file, learned if file.suffix == files["train"].suffix else format, columns)
-    except OSError as error:
-        raise InteractionError(f"{error.filename or where}: {error.strerror or one_line(error)}") from None
-    return _assemble(
-        tables,
-        name=name or (where.resolve().name if where.is_dir() else where.name.split(".")[0]),
-        source=str(where),
-        split=split,
-        min_rating=min_rating,
-        k_core=k_core,
-        seed=seed,
-    )
-
-
-def split_interactions(
-    pairs: Tensor, split: Split, *, time: Tensor | None = None, seed: int = 0
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Divide distinct pairs into training, validation and test.
-
-    Args:
-        pairs: ``[2, E]`` int64, row 0 users, row 1 items, no duplicates, any order.
-        split: the rule, see :class:`Split`.
-        time: ``[E]``, when each interaction was.
-        seed: of the random choices; the result does not depend on the order of ``pairs``.
-
-    Returns:
-        Three tensors ``[2, E']`` sorted by (user, item), disjoint, together the input.
-
-    Raises:
-        InteractionError: if a temporal split has no times, or pairs repeat.
-    """
-    users, items = pairs.cpu().numpy()
-    order = np.lexsort((items, users))
-    users, items = users[order], items[order]
-    if ((users[1:] == users[:-1]) & (items[1:] == items[:-1])).any():
-        raise InteractionError("duplicate pairs cannot be split: both copies may not end in the same part")
-    part = _assign(users, None if time is None else time.cpu().numpy()[order], split, seed)
-    train, valid, test = (torch.from_numpy(np.stack([users[part == p], items[part == p]])) for p in range(3))
-    return train, valid, test
+    read_as: str = ""
+    if isinstance(source, (str, PathLike)):
+        where = Path(source)
+        shown = str(where)
+        name = name or (where.resolve().name if where.is_dir() else where.name.split(".")[0])
+        try:
+            files = find_files(where, {"train": train, "valid": valid, "test": test}, format)
+            for part, of_part in files.items():
+                portions = []
+                for file in of_part:
+                    same = bool(read_as) and file.suffix == files["train"][0].suffix
+                    table, found = read(file, replace(how, format=read_as if same else format))
+                    portions.append(table)
+                    read_as = read_as or found
+                tables[part] = joined(portions)
+        except OSError as error:
+            raise InteractionError(f"{error.filename or where}: {error.strerror or one_line(error)}") from None
+    else:
+        if train is not None:
+            raise InteractionError("train= is a file of a folder; give the training interactions as the source")
+        for part, given in (("train", source), ("valid", valid), ("test", test)):
+            if given is not None:
+                tables[part], found = from_object(given, how)
+                read_as = read_as or found
+        shown = read_as
+    return assemble(
+        tables, name=name or "interactions", source=shown, format=read_as, split=split, min_rating=min_rating,
+        k_core=k_core, seed=seed,
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # From tables to interactions
 
 
-def _assemble(
+def assemble(
     tables: dict[str, Table],
     *,
     name: str,
     source: str,
+    format: str,
     split: Split,
     min_rating: float | None,
     k_core: int,
     seed: int,
 ) -> Interactions:
-    if min_rating is not None:
-        if tables["train"].rating is None:
-            raise InteractionError(f"{tables['train'].source}: min_rating needs a rating column, and there is none")
-        for part, table in tables.items():
-            if table.rating is None:
-                warn(f"{table.source}: no rating column; all its {len(table)} rows are kept")
-            else:
-                tables[part] = table[table.rating >= min_rating]
-        if len(tables["train"]) == 0:
-            raise InteractionError(f"{tables['train'].source}: no rating is at least {min_rating:g}")
+    """Tables of raw ids, one for each part or one to be split, to interactions; ``tables`` is used up."""
+    of_training = tables["train"]
+    _filter(tables, min_rating)
+    declared = "the files say" if len(tables) > 1 else ""
+    if of_training.part is not None:
+        column = dict(of_training.taken).get("part", "part")
+        if len(tables) > 1:
+            warn(f"{source}: column {column} is ignored: there are files for the parts")
+        else:
+            table = tables.pop("train")
+            assert table.part is not None
+            tables |= {p: table[table.part == n] for n, p in enumerate(_PARTS) if (table.part == n).any()}
+            declared = f"column {column} says"
+            if "train" not in tables:
+                raise InteractionError(f"{source}: column {column} leaves no pairs for training")
     if split.kind == "temporal" and "valid" not in tables and tables["train"].time is None:
-        raise InteractionError(f"{source}: a temporal split needs a time column, and there is none")
+        raise InteractionError(f"{source}: a temporal split needs a time column, and there is none (time_column=)")
 
-    user_raw = _all_ids([t.users for t in tables.values()])
-    item_raw = _all_ids([t.items for t in tables.values()])
+    user_raw = all_ids([t.users for t in tables.values()])
+    item_raw = all_ids([t.items for t in tables.values()])
     num_items = len(item_raw)
     # One integer for each pair, so that duplicates and overlaps are plain set operations.
     keys: dict[str, IntArray] = {}
     time = None
-    for part, table in tables.items():
-        key = table.users.rows_in(user_raw) * num_items + table.items.rows_in(item_raw)
-        keys[part], kept = _without_duplicates(key, table)
-        if part == "train" and table.time is not None:
-            time = table.time[kept]
-    keys = _without_overlaps(keys, {p: t.source for p, t in tables.items()})
+    sources = {part: table.source for part, table in tables.items()}
+    for part in list(tables):
+        table = tables.pop(part)
+        key = table.users.rows_in(user_raw).astype(np.int64)
+        key *= num_items
+        key += table.items.rows_in(item_raw)
+        when = table.time if part == "train" else None
+        del table
+        keys[part], kept = _without_duplicates(key, when, sources[part])
+        if when is not None and kept is not None:
+            time = when[kept]
+        del key, when, kept
+    keys = _without_overlaps(keys, sources)
 
     if k_core > 1:
         every = np.concatenate(list(keys.values()))
@@ -330,25 +368,48 @@ def _assemble(
         keys = {p: k[masks[p]] for p, k in keys.items()}
         time = None if time is None else time[masks["train"]]
 
+    how = f"as {declared}"
     if len(keys) == 1:
-        part_of = _assign(keys["train"] // num_items, time, split, seed)
-        keys = {p: keys["train"][part_of == i] for i, p in enumerate(("train", "valid", "test"))}
+        shares = "" if split.kind == "leave-one-out" else f", {split.valid:g} for validation, {split.test:g} for test"
+        how = f"{split.kind}{shares}, seed {seed}"
+        part_of = assign(keys["train"] // num_items, time, split, seed, source)
+        whole = keys.pop("train")
+        keys = {p: whole[part_of == i] for i, p in enumerate(_PARTS)}
+        del whole, part_of
     elif "valid" not in keys and split.valid > 0:
         # What the split would give to test is taken for validation: a test part is there already.
-        of_training = replace(split, valid=0.0, test=split.valid / (1 - split.test))
-        held_out = _assign(keys["train"] // num_items, time, of_training, seed) == 2
+        part_of_training = replace(split, valid=0.0, test=split.valid / (1 - split.test))
+        held_out = assign(keys["train"] // num_items, time, part_of_training, seed, source) == 2
         keys["valid"], keys["train"] = keys["train"][held_out], keys["train"][~held_out]
         warn(f"{source}: no validation split; {len(keys['valid'])} training interactions were held out for it")
+        how += f"; validation held out of training ({split.kind}, seed {seed})"
     if "test" not in keys:
         warn(f"{source}: no test split; nothing can be measured on test")
 
-    pairs = {p: np.stack([keys[p] // num_items, keys[p] % num_items]) for p in keys}
+    pairs: dict[str, np.ndarray] = {}
+    for part in list(keys):
+        key = keys.pop(part)
+        pairs[part] = np.empty((2, len(key)), dtype=np.int64)
+        np.floor_divide(key, num_items, out=pairs[part][0])
+        np.remainder(key, num_items, out=pairs[part][1])
     user_raw, item_raw = _compact(pairs, user_raw, 0), _compact(pairs, item_raw, 1)
-    untrained = len(user_raw) - len(pd.unique(pairs["train"][0]))
-    if untrained:
-        warn(f"{source}: {untrained} of {len(user_raw)} users have no training item (kept)")
+    trained = np.zeros(len(user_raw), dtype=bool)
+    trained[pairs["train"][0]] = True
+    if not trained.all():
+        warn(f"{source}: {int((~trained).sum())} of {len(user_raw)} users have no training item (kept)")
     empty = torch.empty(2, 0, dtype=torch.int64)
-    train, valid, test = (torch.from_numpy(pairs[p]) if p in pairs else empty for p in ("train", "valid", "test"))
+    train, valid, test = (torch.from_numpy(pairs[p]) if p in pairs else empty for p in _PARTS)
+    filters = (("min_rating", min_rating), ("k_core", k_core if k_core > 1 else None))
+    origin = Origin(
+        source,
+        format,
+        of_training.taken,
+        of_training.ignored,
+        how,
+        None if declared else split,
+        seed,
+        tuple((key, value) for key, value in filters if value is not None),
+    )
     return Interactions(
         train,
         valid,
@@ -358,27 +419,45 @@ def _assemble(
         user_ids=IdMap(user_raw),
         item_ids=IdMap(item_raw),
         name=name,
+        origin=origin,
     )
 
 
-def _all_ids(columns: Sequence[Ids]) -> np.ndarray:
-    """The ascending distinct ids of several columns; integers only if all columns are integers."""
-    distinct = [c.distinct() for c in columns]
-    if not all(c.are_integers for c in columns):
-        return np.unique(np.concatenate([d.astype(np.str_) for d in distinct]))
-    return np.sort(pd.unique(np.concatenate(distinct)))
+def _filter(tables: dict[str, Table], min_rating: float | None) -> None:
+    """Leave out what is rated below the threshold; without one, say that there are explicit negatives."""
+    source = tables["train"].source
+    if min_rating is not None and tables["train"].rating is None:
+        raise InteractionError(f"{source}: min_rating needs a rating column, and there is none (rating_column=)")
+    for part, table in tables.items():
+        if min_rating is None:
+            negative = 0 if table.rating is None else int((table.rating <= 0).sum())
+            if negative:
+                warn(
+                    f"{table.source}: {negative} of {len(table)} ratings are 0 or less and count as interactions; "
+                    "min_rating= leaves them out"
+                )
+        elif table.rating is None:
+            warn(f"{table.source}: no rating column; all its {len(table)} rows are kept")
+        else:
+            tables[part] = table[table.rating >= min_rating]
+    if min_rating is not None and len(tables["train"]) == 0:
+        raise InteractionError(f"{source}: no rating is at least {min_rating:g}")
 
 
-def _without_duplicates(key: IntArray, table: Table) -> tuple[IntArray, IntArray]:
-    """Ascending distinct keys and, for each, its row in the table: the earliest, or the first if there is no time."""
-    order = np.argsort(key, kind="stable") if table.time is None else np.lexsort((table.time, key))
-    key = key[order]
+def _without_duplicates(key: IntArray, time: np.ndarray | None, source: str) -> tuple[IntArray, IntArray | None]:
+    """Ascending distinct keys and, where there is a time, the row of each in the table: the earliest."""
+    order = None
+    if time is not None:
+        order = np.lexsort((time, key))
+        key = key[order]
+    elif bool((key[1:] < key[:-1]).any()):
+        key.sort()
     first = np.ones(len(key), dtype=bool)
     np.not_equal(key[1:], key[:-1], out=first[1:])
     repeated = len(key) - int(first.sum())
     if repeated:
-        warn(f"{table.source}: {repeated} duplicate pairs, kept once")
-        key, order = key[first], order[first]
+        warn(f"{source}: {repeated} duplicate pairs, kept once")
+        key, order = key[first], None if order is None else order[first]
     return key, order
 
 
@@ -408,48 +487,7 @@ def _in_core(users: IntArray, items: IntArray, k: int) -> np.ndarray:
         inside = keep
 
 
-def _assign(users: IntArray, time: np.ndarray | None, split: Split, seed: int) -> npt.NDArray[np.int8]:
-    """0, 1, 2 for train, valid, test, for pairs sorted by (user, item)."""
-    part = np.zeros(len(users), dtype=np.int8)
-    if len(users) == 0:
-        return part
-    if split.kind == "temporal":
-        if time is None:
-            raise InteractionError("a temporal split needs the times of the interactions")
-        order = np.argsort(time, kind="stable")
-        test = _round_half_up(split.test * len(users))
-        valid = _round_half_up(split.valid * len(users))
-        part[order[len(users) - test :]] = 2
-        part[order[len(users) - test - valid : len(users) - test]] = 1
-        return part
-
-    random = np.random.default_rng(seed).integers(1 << 32, size=len(users))
-    if split.kind == "ratio" or time is None:
-        # One stable sort of one integer takes a third of the time of a lexicographic one.
-        order = np.argsort((users << 32) | random, kind="stable")
-    else:
-        order = np.lexsort((random, time, users))
-    count = np.bincount(users)
-    # Position from the end within each user's interactions, in the order drawn above: 0 is the last.
-    from_end = np.cumsum(count)[users[order]] - 1 - np.arange(len(users))
-    count = count[users[order]]
-    if split.kind == "leave-one-out":
-        part[order[(from_end == 0) & (count >= 3)]] = 2
-        part[order[(from_end == 1) & (count >= 3)]] = 1
-        return part
-    test = np.minimum(_round_half_up(split.test * count), count - 1)
-    valid = np.minimum(_round_half_up(split.valid * count), count - 1 - test)
-    part[order[from_end < test]] = 2
-    part[order[(from_end >= test) & (from_end < test + valid)]] = 1
-    return part
-
-
-def _round_half_up(x: Any) -> Any:
-    # The small term keeps a half that floating point made a hair smaller (0.1 * 15) a half.
-    return np.floor(np.asarray(x) + 0.5 + 1e-9).astype(np.int64)
-
-
-def _compact(pairs: dict[str, np.ndarray], raw: np.ndarray, row: int) -> np.ndarray:
+def _compact(pairs: dict[str, np.ndarray], raw: pl.Series, row: int) -> pl.Series:
     """Renumber one row of the pairs, in place, to the ids that still occur; returns those ids."""
     used = np.zeros(len(raw), dtype=bool)
     for p in pairs.values():
@@ -459,4 +497,4 @@ def _compact(pairs: dict[str, np.ndarray], raw: np.ndarray, row: int) -> np.ndar
     new = np.cumsum(used) - 1
     for p in pairs.values():
         p[row] = new[p[row]]
-    return raw[used]
+    return raw.filter(pl.Series(used))

@@ -1,59 +1,57 @@
-"""One file, or the edges of a graph, to a table of raw ids; and finding the files of a folder."""
+"""One file, frame, matrix or array to a table of raw ids; and finding the files of a folder."""
 
 from __future__ import annotations
 
-import gzip
 import re
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 import scipy.sparse as sp
 from torch import Tensor
 
-from .ids import IdMap, IntArray, InteractionError, one_line, warn
-from .text_files import (
-    NAMES,
-    NUMBERS,
-    Column,
-    Columns,
-    Fail,
-    Format,
-    Ids,
-    Layout,
-    Table,
-    ids_from_words,
-    lay_out,
-    plain_name,
-    read_adjacency,
-    read_pairs,
-    read_table,
-    rows_of,
-    shown_header,
-    text_columns,
-)
+from .columns import Ids, Table, _narrow, check_finite, fail_at, integer_ids, typed
+from .ids import IdMap, IntArray, InteractionError, escaped, one_line, warn
+from .layouts import Column, Columns, Format, column_at, find_columns, is_number, plain_name, positions_of, typed_names
+from .text_files import ALLOWANCE, DAMAGED, PICKLE, RATIO, open_text, read_adjacency, read_json, read_text, require_file, rows_of
+
+_PARTS = {
+    "train": {"train", "training", "trn", "trnmat", "trainmat"},
+    "valid": {"valid", "validation", "val", "dev", "valmat"},
+    "test": {"test", "testing", "tst", "tstmat", "testmat"},
+}
+_BINARY: dict[str, Format] = {".npy": "npy", ".npz": "npz", ".parquet": "parquet", ".pq": "parquet"}
+_JSON = {".json", ".jsonl", ".ndjson"}
+_PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".joblib"}
+_TEXT_ENDINGS = {"", ".txt", ".csv", ".tsv", ".dat", ".data", ".inter", ".edges", ".edgelist", ".list", ".tab"}
+_ENDINGS_OF = {"npy": {".npy"}, "npz": {".npz"}, "parquet": {".parquet", ".pq"}, "recbole": {".inter"}, "json": _JSON}
+_USUAL_NAMES = (
+    "interactions", "interaction", "ratings", "rating", "inter", "u", "events", "reviews", "data", "user_artists",
+    "bx-book-ratings", "book-ratings", "userbehavior", "yelp_academic_dataset_review", "review",
+    "loc-gowalla_totalcheckins", "gowalla_totalcheckins", "loc-brightkite_totalcheckins", "checkins",
+    "usersha1-artmbid-artname-plays",
+)  # fmt: skip
+_EMPTY_ROWS = 10_000_000  # rows that a parquet file of any size may have
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The options of one reading, the same for every file of it."""
+
+    format: Format | None = None
+    columns: Columns = Columns()
+    encoding: str | None = None
+    separator: str | None = None
+    time_format: str | None = None
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Finding files and telling formats
-
-
-_PARTS = {
-    "train": {"train", "training"},
-    "valid": {"valid", "validation", "val", "dev"},
-    "test": {"test", "testing"},
-}
-_BINARY = {".npy": "npy", ".npz": "npz", ".parquet": "parquet", ".pq": "parquet"}
-_TEXT_ENDINGS = {"", ".txt", ".csv", ".tsv", ".dat", ".data", ".inter", ".edges", ".edgelist", ".list", ".tab"}
-_ENDINGS_OF = {
-    "npy": {".npy"},
-    "npz": {".npz"},
-    "parquet": {".parquet", ".pq"},
-    "recbole": {".inter"},
-}
-_USUAL_NAMES = ("interactions", "interaction", "ratings", "rating", "inter", "u", "events", "reviews", "data")
 
 
 def _ending(file: Path) -> str:
@@ -61,287 +59,307 @@ def _ending(file: Path) -> str:
     return (Path(file.stem) if file.suffix == ".gz" else file).suffix.lower()
 
 
-def find_files(
-    where: Path,
-    valid: str | PathLike[str] | None,
-    test: str | PathLike[str] | None,
-    format: Format | None,
-) -> dict[str, Path]:
-    """The files of each part, ``train`` first; only ``train`` if there is one file to be split."""
-    given = {"valid": valid, "test": test}
+def find_files(where: Path, given: Mapping[str, str | PathLike[str] | None], format: Format | None) -> dict[str, list[Path]]:
+    """The files of each part, ``train`` first; only ``train`` if there is one table to be split."""
     if not where.exists():
         raise InteractionError(f"{where}: no such file or folder")
+    named = {part: Path(file) for part, file in given.items() if file is not None}
     if where.is_dir():
-        if valid is not None or test is not None:
-            raise InteractionError(f"{where}: valid= and test= go with a training file, not with a folder")
-        return _files_of_folder(where, format)
-    files = {"train": where}
-    for part, file in given.items():
-        if file is not None:
-            files[part] = Path(file)
-            if not files[part].is_file():
-                raise InteractionError(f"{file}: no such file")
-    return files
+        named = {part: file if file.is_absolute() or file.is_file() else where / file for part, file in named.items()}
+        if "train" not in named:
+            found = _files_of_folder(where, format, set(named))
+            return {p: [named[p]] if p in named else found[p] for p in _PARTS if p in named or p in found}
+    elif "train" in named:
+        raise InteractionError(f"{where}: train= is a file of a folder; give the folder, or leave train= out")
+    else:
+        named = {"train": where, **named}
+    for file in named.values():
+        if not file.exists():
+            raise InteractionError(f"{file}: no such file")
+    return {part: [named[part]] for part in _PARTS if part in named}
 
 
-def _files_of_folder(folder: Path, format: Format | None) -> dict[str, Path]:
-    endings = _ENDINGS_OF.get(format or "", _TEXT_ENDINGS if format else _TEXT_ENDINGS | set(_BINARY))
-    readable = sorted(
-        f
-        for f in folder.iterdir()
-        if f.is_file() and not f.name.startswith((".", "_")) and _ending(f) in endings and f.stem.lower() != "readme"
-    )
+def _files_of_folder(folder: Path, format: Format | None, known: set[str]) -> dict[str, list[Path]]:
+    endings = _ENDINGS_OF.get(format or "", _TEXT_ENDINGS if format else _TEXT_ENDINGS | set(_BINARY) | _JSON)
+    inside = sorted(f for f in folder.iterdir() if not f.name.startswith((".", "_")))
+    readable = [f for f in inside if f.is_file() and _ending(f) in endings and f.stem.lower() != "readme"]
+    split = {p: d for d in inside if d.is_dir() for p in _PARTS if re.split("=", d.name.lower())[-1] in _PARTS[p]}
+    if "train" in split:
+        found = {p: [f for f in sorted(d.iterdir()) if _ending(f) in endings and _is_portion(f)] for p, d in split.items()}
+        if all(found.values()):
+            return found
+    portions = [f for f in readable if _is_portion(f)]
+    if portions and len(portions) == len(readable):
+        return {"train": portions}
     if not readable:
-        raise InteractionError(f"{folder}: no file of interactions in this folder")
-    files: dict[str, Path] = {}
+        pickles = [f for f in inside if f.suffix.lower() in _PICKLES]
+        if pickles:
+            raise InteractionError(f"{pickles[0]}: {PICKLE}")
+        archives = [f for f in inside if f.suffix.lower() in (".zip", ".tar", ".tgz", ".7z", ".rar")]
+        hint = f" (unpack {archives[0].name})" if archives else ""
+        raise InteractionError(f"{folder}: no file of interactions in this folder{hint}")
+    files: dict[str, list[Path]] = {}
     for part, words in _PARTS.items():
+        if part in known:
+            continue
         named = [f for f in readable if words & set(re.split(r"[._\-]+", f.name.lower()))]
         exact = [f for f in named if f.name.lower().split(".")[0] in words]
         candidates = exact or named
         if len(candidates) > 1:
             shown = ", ".join(f.name for f in candidates[:5])
-            raise InteractionError(f"{folder}: several files for {part} ({shown}); give the files, or format=")
+            raise InteractionError(f"{folder}: several files for {part} ({shown}); give the files ({part}=), or format=")
         if candidates:
-            files[part] = candidates[0]
+            files[part] = candidates
     if "train" in files:
         return files
     if files:
-        raise InteractionError(f"{folder}: has {next(iter(files.values())).name} but no training file")
+        raise InteractionError(f"{folder}: has {next(iter(files.values()))[0].name} but no training file; name it with train=")
     for choice in (
         [f for f in readable if _ending(f) == ".inter"],
         [f for f in readable if f.name.lower().split(".")[0] in (*_USUAL_NAMES, folder.name.lower())],
         readable,
     ):
         if len(choice) == 1:
-            return {"train": choice[0]}
+            return {"train": choice}
     shown = ", ".join(f.name for f in readable[:5])
     raise InteractionError(f"{folder}: cannot tell which file holds the interactions ({shown}); give the file itself")
 
 
-def read(file: Path, format: Format | None, columns: Columns) -> tuple[Table, Format]:
-    """The table of a file and the format it was read in."""
-    format = format or _BINARY.get(_ending(file))  # type: ignore[assignment]
-    if format == "npy":
-        return _read_npy(file, columns), format
-    if format == "npz":
-        return _read_npz(file), format
-    if format == "parquet":
-        return _read_parquet(file, columns), format
-    try:
-        return _read_text(file, format, columns)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InteractionError(f"{file}: damaged compressed file ({one_line(error)})") from None
-
-
-def _read_text(file: Path, format: Format | None, columns: Columns) -> tuple[Table, Format]:
-    layout = lay_out(file, format, columns)
-    if layout.format == "adjacency":
-        return read_adjacency(layout), "adjacency"
-    if layout.header is None:
-        position = _positions_of(columns, layout.width, str(file))
-        return read_pairs(layout, position, columns.are_positions), layout.format
-    return read_table(layout, _find_columns(layout.header, columns, f"{file}:{layout.first_line - 1}")), layout.format
+def _is_portion(file: Path) -> bool:
+    return re.match(r"part[-_.]?\d+", file.name.lower()) is not None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Binary formats
+# Files
 
 
-def _read_npy(file: Path, columns: Columns) -> Table:
+def read(file: Path, how: Reading) -> tuple[Table, Format]:
+    """The table of a file and the format it was read in."""
+    format = how.format or _format_of(file)
     try:
-        array = np.load(file, allow_pickle=False)
+        if format == "npy":
+            return from_array(str(file), _load_npy(file), how.columns), format
+        if format == "npz":
+            return from_matrix(str(file), _load_npz(file)), format
+        if format == "parquet":
+            return _read_parquet(file, how), format
+        return _read_text(file, how)
+    except DAMAGED as error:
+        raise InteractionError(f"{file}: damaged compressed file ({one_line(error)})") from None
+
+
+def _format_of(file: Path) -> Format | None:
+    """The format of a binary file, by its ending or its first bytes."""
+    require_file(file)
+    if file.suffix.lower() in _PICKLES:
+        raise InteractionError(f"{file}: {PICKLE}")
+    if _ending(file) in _BINARY:
+        return _BINARY[_ending(file)]
+    with open(file, "rb") as stream:
+        head = stream.read(6)
+    return "parquet" if head[:4] == b"PAR1" else "npy" if head == b"\x93NUMPY" else None
+
+
+def _read_text(file: Path, how: Reading) -> tuple[Table, Format]:
+    layout = open_text(file, how.format, how.columns, how.encoding, how.separator)
+    if layout.format == "adjacency":
+        users, items = read_adjacency(layout)
+        return Table(str(file), users, items), "adjacency"
+    if layout.format == "json":
+        found, names, position = read_json(
+            layout, lambda header: find_columns(header, how.columns, str(file)), time_format=how.time_format
+        )
+        return _table(str(file), found, names, position), "json"
+    if layout.header is not None:
+        names = layout.header
+        position = find_columns(names, how.columns, f"{file}:{layout.first_line - 1}")
+        integers_only = False
+    else:
+        names = [str(at) for at in range(layout.width)]
+        position = dict(layout.known.roles) if layout.known else positions_of(how.columns, layout.width, str(file))
+        integers_only = layout.known is None and not how.columns.positions
+        if "rating" in position and "rating" not in how.columns.given and not integers_only:
+            _, row = next(rows_of(layout))
+            if position["rating"] < len(row) and not is_number(row[position["rating"]]):
+                del position["rating"]
+    return _table(
+        str(file), read_text(layout, position, integers_only=integers_only, time_format=how.time_format), names, position
+    ), layout.format
+
+
+def _table(source: str, found: Mapping[str, Any], names: Sequence[str], position: Mapping[str, int]) -> Table:
+    taken = {role: at for role, at in position.items() if found.get(role) is not None}
+    ignored = tuple(escaped(name) for at, name in enumerate(names) if at not in taken.values())
+    named = tuple((role, escaped(names[at])) for role, at in taken.items())
+    extra = {key: found.get(key) for key in ("rating", "time", "part")}
+    return Table(source, found["user"], found["item"], **extra, taken=named, ignored=ignored)
+
+
+def _load_npy(file: Path) -> np.ndarray:
+    require_file(file)
+    try:
+        array = np.load(file, mmap_mode="r", allow_pickle=False)  # mapped: a header cannot claim more than the file has
+        if isinstance(array, np.ndarray):
+            return array
+        array.close()
     except Exception as error:  # whatever numpy meets in damaged bytes
         raise InteractionError(f"{file}: not an array of numbers ({one_line(error)})") from None
-    if not isinstance(array, np.ndarray):
-        raise InteractionError(f"{file}: an archive of arrays, not one array")
-    if array.ndim == 2 and array.shape[0] == 2 and array.shape[1] != 2:
-        array = array.T
-    if array.ndim != 2 or array.shape[1] not in (2, 3, 4):
-        raise InteractionError(
-            f"{file}: shape {array.shape}; pairs are E x 2 or 2 x E, or E x 3 or 4 with rating and time"
-        )
-    if len(array) == 0:
-        raise InteractionError(f"{file}: empty, no interactions")
-    position = _positions_of(columns, array.shape[1], str(file))
-    users, items = (Ids(_integer_ids(file, array[:, position[c]], c)) for c in ("user", "item"))
-    extra: dict[str, np.ndarray] = {}
-    for key in ("rating", "time"):
-        if key in position:
-            extra[key] = np.ascontiguousarray(array[:, position[key]])
-            check_finite(str(file), key, extra[key])
-    return Table(str(file), users, items, **extra)
+    raise InteractionError(f"{file}: an archive of arrays, not one array")
 
 
-def _integer_ids(source: object, values: np.ndarray, what: str) -> IntArray:
-    """Non-negative int64 ids of an array of numbers; anything else is an error that names the first such row."""
-    if values.dtype.kind not in "iuf":
-        raise InteractionError(f"{source}: {what} ids of type {values.dtype}, not integers")
-    if values.dtype.kind == "f":
-        # Beyond 2**53 (2**24, 2**11) neighbouring integers share a float: different ids may have become one.
-        limit = 2.0 ** (np.finfo(values.dtype).nmant + 1)
-        _fail_at(source, ~np.isfinite(values), f"{what} id is not a number")
-        _fail_at(source, values != np.floor(values), f"{what} id is not an integer")
-        _fail_at(source, values > limit, f"{what} id is too large for {values.dtype}")
-    elif values.dtype == np.uint64:
-        _fail_at(source, values > np.uint64(np.iinfo(np.int64).max), f"{what} id does not fit 64 bits")
-    _fail_at(source, values < 0, f"{what} id is negative")
-    return np.ascontiguousarray(values, dtype=np.int64)
-
-
-def _fail_at(source: object, wrong: np.ndarray, message: str) -> None:
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        more = int(wrong.sum()) - 1
-        raise InteractionError(f"{source}: row {row} (from 0): {message}{f' (and {more} more)' if more else ''}")
-
-
-def check_finite(source: str, what: str, values: np.ndarray) -> None:
-    if values.dtype.kind not in "iufb":
-        raise InteractionError(f"{source}: {what} of type {values.dtype}, not numbers")
-    if values.dtype.kind == "f":
-        _fail_at(source, ~np.isfinite(values), f"{what} is not a number")
-
-
-def _read_npz(file: Path) -> Table:
+def _load_npz(file: Path) -> Any:
+    size = require_file(file)
     try:
-        matrix = sp.load_npz(file)
-        if matrix.format in ("csr", "csc", "bsr"):
-            matrix.check_format(full_check=True)
-        matrix = matrix.tocoo()
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked <= RATIO * size + ALLOWANCE:
+            matrix = sp.load_npz(file)
+            if matrix.format in ("csr", "csc", "bsr"):
+                matrix.check_format(full_check=True)
+            return matrix
     except Exception as e:  # whatever numpy and scipy meet in damaged bytes
         raise InteractionError(f"{file}: not a sparse matrix saved by scipy ({one_line(e)})") from None
-    if matrix.data.dtype.kind not in "iufb":
-        raise InteractionError(f"{file}: a matrix of {matrix.data.dtype}, not of numbers")
-    check_finite(str(file), "value", matrix.data)
-    users, items = _integer_ids(file, matrix.row, "user"), _integer_ids(file, matrix.col, "item")
-    _fail_at(file, (users >= matrix.shape[0]) | (items >= matrix.shape[1]), f"index outside the shape {matrix.shape}")
+    raise InteractionError(f"{file}: {size} bytes that unpack to {unpacked}, over {RATIO} times as many")
+
+
+def _read_parquet(file: Path, how: Reading) -> Table:
+    frame, names, position = _parquet_columns(file, lambda names: find_columns(names, how.columns, str(file)))
+    return _typed_table(str(file), frame, names, position, how)
+
+
+def _parquet_columns(file: Path, find: Any) -> tuple[pl.DataFrame, list[str], dict[str, int]]:
+    """The columns of a parquet file that ``find`` picks, the names of all its columns, and the positions picked."""
+    size = require_file(file)
+    try:
+        names = list(pl.read_parquet_schema(file))
+        position: dict[str, int] = find(names)
+        rows = pl.scan_parquet(file).select(pl.len()).collect().item()
+        if rows > _EMPTY_ROWS + RATIO * size:
+            raise InteractionError(f"{file}: {size} bytes claim {rows} rows")
+        wanted = sorted(set(position.values()))
+        frame = pl.read_parquet(file, columns=[names[at] for at in wanted], use_statistics=False)
+        return frame, names, position
+    except InteractionError:
+        raise
+    except (Exception, pl.exceptions.PanicException) as error:  # whatever polars meets in damaged bytes
+        raise InteractionError(f"{file}: not readable as parquet ({one_line(error)})") from None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is in memory
+
+
+def from_object(source: Any, how: Reading) -> tuple[Table, str]:
+    """The table of a frame, a matrix, a tensor or an array of pairs, and what it is."""
+    kind = type(source).__module__.partition(".")[0]
+    name = f"{kind} {type(source).__name__}"
+    if isinstance(source, pl.LazyFrame):
+        source = source.collect()
+    elif kind == "pandas" and hasattr(source, "columns"):
+        source = pl.DataFrame({str(c): _from_pandas(source[c], name) for c in source.columns})
+    elif kind == "pyarrow" and hasattr(source, "column_names"):
+        try:
+            source = pl.from_arrow(source)
+        except Exception as error:  # types that polars does not have
+            raise InteractionError(f"{name}: a column cannot be read ({one_line(error)})") from None
+    if isinstance(source, pl.DataFrame):
+        position = find_columns(source.columns, how.columns, name)
+        return _typed_table(name, source, source.columns, position, how), name
+    if sp.issparse(source):
+        return from_matrix(name, source), name
+    if isinstance(source, Tensor):
+        source = source.detach().cpu().numpy()
+    elif isinstance(source, (list, tuple)):
+        source = np.asarray(source)
+    if isinstance(source, np.ndarray):
+        return from_array(name, source, how.columns), name
+    raise InteractionError(
+        f"{name}: interactions are a path, a pandas or polars frame, a pyarrow table, a scipy sparse matrix or pairs in "
+        "a tensor or an array (a PyG graph: from_hetero_data)"
+    )
+
+
+def _from_pandas(column: Any, name: str) -> pl.Series:
+    """A column of a pandas frame without pyarrow: by numpy, missing values as null."""
+    missing = column.isna().to_numpy()
+    values = column.to_numpy()
+    try:
+        if str(column.dtype) == "category":
+            column = column.astype(column.cat.categories.dtype)
+            values = column.to_numpy()
+        if values.dtype.kind == "O" or missing.any():
+            listed = [None if m else v for v, m in zip(column.tolist(), missing, strict=True)]
+            return pl.Series(listed, strict=not any(isinstance(v, str) for v in listed), dtype=_string_if_any(listed))
+        if values.dtype.kind == "M":
+            values = values.astype("datetime64[us]")
+        return pl.Series(np.ascontiguousarray(values))
+    except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
+        raise InteractionError(f"{name}: column {escaped(column.name)} cannot be read ({one_line(error)})") from None
+
+
+def _string_if_any(values: Sequence[Any]) -> Any:
+    return pl.String if any(isinstance(v, str) for v in values) else None
+
+
+def _typed_table(
+    source: str, frame: pl.DataFrame, names: Sequence[str], position: dict[str, int], how: Reading
+) -> Table:
+    if len(frame) == 0:
+        raise InteractionError(f"{source}: empty, no interactions")
+    found = {role: typed(frame[names[at]], role, source, how.time_format) for role, at in position.items()}
+    return _table(source, found, names, position)
+
+
+def from_array(source: str, array: np.ndarray, columns: Columns = Columns()) -> Table:
+    """Pairs ``E x 2`` or ``2 x E``, or ``E x 3`` or ``4`` with rating and time."""
+    if array.ndim == 2 and array.shape[0] == 2 and array.shape[1] != 2:
+        array = array.T
+    if array.ndim != 2 or (array.shape[1] not in (2, 3, 4) and not (columns.positions and array.shape[1] > 4)):
+        raise InteractionError(
+            f"{source}: shape {array.shape}; pairs are E x 2 or 2 x E, or E x 3 or 4 with rating and time"
+        )
+    if len(array) == 0:
+        raise InteractionError(f"{source}: empty, no interactions")
+    position = positions_of(columns, array.shape[1], source)
+    found: dict[str, Any] = {}
+    for key, at in position.items():
+        values = np.ascontiguousarray(array[:, at])
+        if key in ("user", "item"):
+            found[key] = Ids(_narrow(integer_ids(source, values, key)))
+        else:
+            check_finite(source, key, values)
+            found[key] = values
+    return _table(source, found, [str(at) for at in range(array.shape[1])], position)
+
+
+def from_matrix(source: str, matrix: Any) -> Table:
+    """A sparse matrix, users x items; its entries are the interactions, their values the ratings."""
+    try:
+        matrix = matrix.tocoo()
+    except Exception as error:  # inconsistent arrays
+        raise InteractionError(f"{source}: not a sparse matrix ({one_line(error)})") from None
+    if matrix.ndim != 2 or matrix.data.dtype.kind not in "iufb":
+        raise InteractionError(f"{source}: a matrix of {matrix.data.dtype}, not of numbers")
+    check_finite(source, "value", matrix.data)
+    users, items = integer_ids(source, matrix.row, "user"), integer_ids(source, matrix.col, "item")
+    fail_at(source, (users >= matrix.shape[0]) | (items >= matrix.shape[1]), f"index outside the shape {matrix.shape}")
     stored = matrix.data != 0
     if not stored.all():
-        warn(f"{file}: {int((~stored).sum())} stored zeros are no interactions, left out")
-    table = Table(str(file), Ids(users), Ids(items), rating=matrix.data)[stored]
+        warn(f"{source}: {int((~stored).sum())} stored zeros are no interactions, left out")
+    table = Table(source, Ids(users), Ids(items), rating=matrix.data)[stored]
     if len(table) == 0:
-        raise InteractionError(f"{file}: empty, no interactions")
+        raise InteractionError(f"{source}: empty, no interactions")
     return table
 
 
-def _read_parquet(file: Path, columns: Columns) -> Table:
-    found = _parquet_columns(file, lambda names: _find_columns(names, columns, str(file)))
-    return Table(str(file), found["user"], found["item"], found.get("rating"), found.get("time"))
-
-
-def _parquet_columns(file: Path, find: Callable[[list[str]], dict[str, int]]) -> dict[str, Any]:
-    """The columns of a parquet file that ``find`` picks by name: ids, or numbers for those of :data:`NUMBERS`."""
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise InteractionError(f"{file}: parquet needs pyarrow: pip install 'infodcl-geo[parquet]'") from None
-    try:
-        parquet = pq.ParquetFile(file)
-        names = parquet.schema_arrow.names
-        found = find(names)
-        table = parquet.read(columns=[names[p] for p in found.values()])
-        if table.num_rows == 0:
-            raise InteractionError(f"{file}: empty, no interactions")
-        values: dict[str, Any] = {}
-        for key, position in found.items():
-            column = table.column(names[position])
-            if column.null_count:
-                _fail_at(file, np.asarray(column.is_null()), f"{key} is missing")
-            if key not in NUMBERS:
-                if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
-                    values[key] = Ids(_integer_ids(file, column.to_numpy(), key))
-                    continue
-                encoded = column.cast(pa.large_string()).combine_chunks().dictionary_encode()
-                words = np.asarray(encoded.dictionary.to_pylist(), dtype=np.str_)
-                codes = encoded.indices.to_numpy().astype(np.int64)
-                values[key] = ids_from_words([(codes, words)], integers_only=False, fail=_failing_rows(file, key))
-            elif pa.types.is_temporal(column.type):
-                values[key] = column.cast(pa.timestamp("ns")).to_numpy().astype(np.int64)
-            else:
-                values[key] = column.to_numpy()
-                check_finite(str(file), key, values[key])
-    except InteractionError:
-        raise
-    except Exception as error:  # whatever pyarrow meets in damaged bytes
-        raise InteractionError(f"{file}: not readable as parquet ({one_line(error)})") from None
-    return values
-
-
-def _failing_rows(file: Path, what: str) -> Fail:
-    def fail(wrong: np.ndarray, message: str, integers: bool = False) -> None:
-        _fail_at(file, wrong, f"{what} {message}")
-
-    return fail
-
-
 def from_edges(source: str, edges: Tensor) -> Table:
+    """Edges ``[2, E]`` from users to items."""
     if edges.dim() != 2 or edges.size(0) != 2:
         raise InteractionError(f"{source}: edges of shape {list(edges.shape)}, not [2, E]")
     if edges.size(1) == 0:
         raise InteractionError(f"{source}: empty, no interactions")
     array = edges.detach().cpu().numpy()
-    return Table(source, Ids(_integer_ids(source, array[0], "user")), Ids(_integer_ids(source, array[1], "item")))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Columns
-
-
-def _find_columns(header: Sequence[str], columns: Columns, source: str) -> dict[str, int]:
-    """Position of the user, item and, where there are, rating and time columns of a header."""
-    plain = [plain_name(h) for h in header]
-    found: dict[str, int] = {}
-    for key, names in NAMES.items():
-        wanted = getattr(columns, key)
-        if wanted is not None:
-            found[key] = _column(header, wanted, key, source)
-        else:
-            match = next((plain.index(n) for n in names.split() if n in plain), None)
-            if match is not None:
-                found[key] = match
-    for key in ("user", "item"):
-        if key not in found:
-            raise InteractionError(
-                f"{source}: cannot tell the {key} column among {shown_header(header)}; name it with {key}_column="
-            )
-    if found["user"] == found["item"]:
-        raise InteractionError(f"{source}: user and item cannot be the same column {header[found['user']]!r}")
-    return found
-
-
-def _positions_of(columns: Columns, width: int, source: str) -> dict[str, int]:
-    """The columns of a source without a header: ``user item [rating [time]]`` unless positions are given."""
-    found: dict[str, int] = {}
-    taken = {c for c in (columns.user, columns.item, columns.rating, columns.time) if c is not None}
-    for default, key in enumerate(NAMES):
-        wanted = getattr(columns, key)
-        if isinstance(wanted, str):
-            raise InteractionError(f"{source}: no header, so no column {wanted!r}; give {key}_column= as a position")
-        if wanted is not None:
-            found[key] = _checked_position(wanted, width, key, source)
-        elif default < width and default not in taken:
-            found[key] = default
-        elif key in ("user", "item"):
-            raise InteractionError(f"{source}: {width} columns; say which is the {key} with {key}_column=")
-    if found["user"] == found["item"]:
-        raise InteractionError(f"{source}: user and item cannot be the same column {found['user']}")
-    return found
-
-
-def _checked_position(position: int, width: int, key: str, source: str) -> int:
-    if not 0 <= position < width:
-        raise InteractionError(f"{source}: no column {position} for {key}; there are {width}, counted from 0")
-    return position
-
-
-def _column(header: Sequence[str], wanted: Column, key: str, source: str) -> int:
-    if isinstance(wanted, int):
-        return _checked_position(wanted, len(header), key, source)
-    matches = [p for p, h in enumerate(header) if wanted in (h, h.split(":")[0])]
-    if not matches:
-        raise InteractionError(f"{source}: no column {wanted!r} for {key}; there are {shown_header(header)}")
-    return matches[0]
+    return Table(source, Ids(integer_ids(source, array[0], "user")), Ids(integer_ids(source, array[1], "item")))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -365,8 +383,10 @@ def read_columns(
     *,
     weight: bool = False,
     columns: Sequence[Column] | None = None,
+    encoding: str | None = None,
+    separator: str | None = None,
 ) -> dict[str, Any]:
-    """Columns of raw ids from a table: text with or without a header, RecBole's atomic files, parquet or npy.
+    """Columns of raw ids from a table: text with or without a header, RecBole's atomic files, JSON, parquet, npy or npz.
 
     A header is recognised by RecBole's types (``name:type``) or by a usual name of one of the roles. Where every role
     has a column with a usual name, names decide, else the order of the columns.
@@ -376,9 +396,12 @@ def read_columns(
         roles: what the columns hold, and the usual names of such columns (small letters and digits, blank-separated).
         weight: whether a column of numbers may follow: called ``weight``, or the next one of a file without a header.
         columns: header names or positions of the roles, in their order (one more for the weight).
+        encoding: of the text; default UTF-8.
+        separator: between two fields of the text; default: told from the first line.
 
     Returns:
-        An :class:`IdColumn` for each role, and a float array under ``weight`` where there is one.
+        An :class:`IdColumn` for each role (``ids`` an int64 array, or an object array of Python strings), and a float
+        array under ``weight`` where there is one.
 
     Raises:
         InteractionError: if the file cannot be read; one line that names file and line.
@@ -390,7 +413,7 @@ def read_columns(
 
     def find(header: Sequence[str]) -> dict[str, int]:
         if columns is not None:
-            return {key: _column(header, wanted, key, str(file)) for key, wanted in zip(keys, columns, strict=False)}
+            return {key: column_at(header, wanted, key, str(file)) for key, wanted in zip(keys, columns, strict=False)}
         plain = [plain_name(h) for h in header]
         found = {key: next((plain.index(n) for n in names.split() if n in plain), -1) for key, names in roles.items()}
         if min(found.values()) < 0:
@@ -402,38 +425,40 @@ def read_columns(
         return found
 
     try:
-        if not file.is_file():
+        if not file.exists():
             raise InteractionError(f"{file}: no such file")
-        kind = _BINARY.get(_ending(file))
+        kind = _format_of(file)
         if kind == "parquet":
-            values = _parquet_columns(file, find)
+            frame, names, position = _parquet_columns(file, find)
+            if len(frame) == 0:
+                raise InteractionError(f"{file}: empty, no interactions")
+            values = {role: typed(frame[names[at]], role, str(file), None) for role, at in position.items()}
         elif kind == "npy":
             values = _array_columns(file, keys[: len(columns)] if columns else keys, len(roles), columns)
         elif kind == "npz":
-            table = _read_npz(file)
+            table = from_matrix(str(file), _load_npz(file))
             values = dict(zip(keys, (table.users, table.items, table.rating), strict=False))
         else:
-            values = text_columns(*_lay_out_columns(file, roles, keys, columns, find))
+            values = _text_columns(file, roles, keys, columns, find, encoding, separator)
     except OSError as error:
         raise InteractionError(f"{error.filename or file}: {error.strerror or one_line(error)}") from None
-    except (EOFError, zlib.error) as error:
+    except DAMAGED as error:
         raise InteractionError(f"{file}: damaged compressed file ({one_line(error)})") from None
     result = dict(values)
     for role in roles:
         column = values[role]
         if column.vocabulary is None:
             ids, codes = np.unique(column.codes, return_inverse=True)
-            result[role] = IdColumn(codes, ids)
+            result[role] = IdColumn(codes, ids.astype(np.int64))
         else:
-            result[role] = IdColumn(column.codes, column.vocabulary)
+            result[role] = IdColumn(column.codes, column.vocabulary.to_numpy())
+    if "weight" in result:
+        result["weight"] = np.asarray(result["weight"], dtype=np.float64)
     return result
 
 
 def _array_columns(file: Path, keys: Sequence[str], least: int, columns: Sequence[Column] | None) -> dict[str, Any]:
-    try:
-        array = np.load(file, allow_pickle=False)
-    except Exception as error:  # whatever numpy meets in damaged bytes
-        raise InteractionError(f"{file}: not an array of numbers ({one_line(error)})") from None
+    array = _load_npy(file)
     if array.ndim == 2 and array.shape[0] in (least, len(keys)) and array.shape[1] > len(keys):
         array = array.T
     if array.ndim != 2 or array.shape[1] < least or array.size == 0:
@@ -442,36 +467,42 @@ def _array_columns(file: Path, keys: Sequence[str], least: int, columns: Sequenc
     wanted = columns if columns is not None else range(min(len(keys), len(header)))
     values: dict[str, Any] = {}
     for key, column in zip(keys, wanted, strict=False):
-        part = array[:, _column(header, column, key, str(file))]
+        part = array[:, column_at(header, column, key, str(file))]
         if key == "weight":
             check_finite(str(file), key, part)
             values[key] = part.astype(np.float64)
         else:
-            values[key] = Ids(_integer_ids(file, part, key))
+            values[key] = Ids(integer_ids(file, part, key))
     return values
 
 
-def _lay_out_columns(
+def _text_columns(
     file: Path,
     roles: Mapping[str, str],
     keys: Sequence[str],
     columns: Sequence[Column] | None,
-    find: Callable[[Sequence[str]], dict[str, int]],
-) -> tuple[Layout, dict[str, int]]:
-    """The layout of a text file for :func:`read_columns`, and the position of each column."""
-    layout = lay_out(file, "pairs", Columns(user=0, item=1))
+    find: Any,
+    encoding: str | None,
+    separator: str | None,
+) -> dict[str, Any]:
+    as_json = _ending(file) in _JSON
+    layout = open_text(file, "json" if as_json else "pairs", Columns(user=0, item=1), encoding, separator)
+    if as_json:
+        return read_json(layout, find)[0]
     _, first = next(rows_of(layout))
-    typed = all(re.fullmatch(r"[^:]+:(token|float|token_seq|float_seq)", f) for f in first)
+    typed = len(typed_names(first)) == len(first)
     usual = {plain_name(f) for f in first} & set(" ".join(roles.values()).split())
-    if typed or usual or any(isinstance(c, str) for c in columns or ()):
-        layout = lay_out(file, "recbole" if typed else "table", Columns())
+    named = any(isinstance(c, str) and not re.fullmatch(r"\d+", c) for c in columns or ())
+    if typed or usual or named:
+        layout = open_text(file, "recbole" if typed else "table", Columns(), encoding, separator)
         assert layout.header is not None
-        return layout, find(layout.header)
+        return read_text(layout, find(layout.header))
     if layout.width < len(roles):
         raise InteractionError(
             f"{file}:{layout.first_line}: {layout.width} fields where {', '.join(roles)} are expected"
         )
     positions = columns if columns is not None else range(min(len(keys), layout.width))
     header = [str(p) for p in range(layout.width)]
-    found = zip(keys, positions, strict=False)
-    return layout, {key: _column(header, position, key, str(file)) for key, position in found}
+    return read_text(
+        layout, {key: column_at(header, at, key, str(file)) for key, at in zip(keys, positions, strict=False)}
+    )
