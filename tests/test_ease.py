@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from infodcl_geo.cli import main
+from infodcl_geo.configuration import configure
 from infodcl_geo.data.ids import IdMap
 from infodcl_geo.data.interactions import Interactions, load_interactions
-from infodcl_geo.experiment import default_config, run
+from infodcl_geo.experiment import run
 from infodcl_geo.graph import item_item
 from infodcl_geo.models.ease import EASEOptions, ease_weights
 from infodcl_geo.models.scoring import UserRows, item_scorer
@@ -100,9 +101,9 @@ def blocks() -> Interactions:
 
 def test_run_finds_the_tastes_whatever_the_seed() -> None:
     data = blocks()
-    found = run(data, default_config("ease", seed=1), ks=(5,))
-    again = run(data, default_config("ease", seed=2), ks=(5,))
-    popular = run(data, default_config("popularity"), ks=(5,))
+    found = run(data, configure("ease", seed=1), ks=(5,))
+    again = run(data, configure("ease", seed=2), ks=(5,))
+    popular = run(data, configure("popularity"), ks=(5,))
     assert found.test == again.test
     assert found.test["ndcg@5"] > 1.3 * popular.test["ndcg@5"]
     assert found.result.validation["ndcg@5"] > 0
@@ -111,10 +112,9 @@ def test_run_finds_the_tastes_whatever_the_seed() -> None:
 
 def test_scores_are_sums_of_weights() -> None:
     data = blocks()
-    outcome = run(data, default_config("ease"), ks=(5,))
+    outcome = run(data, configure("ease"), ks=(5,))
     (answer,) = Recommender.from_run(outcome, data).recommend([3], k=4)
-    assert outcome.item_weights is not None
-    expected = outcome.item_weights[data.train[1, data.train[0] == 3]].sum(0)
+    expected = outcome.model.state()["item_weights"][data.train[1, data.train[0] == 3]].sum(0)
     np.testing.assert_allclose(answer.scores, expected[torch.as_tensor(answer.items)].numpy(), rtol=1e-5)
 
 
@@ -134,6 +134,6 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.real_data
 def test_office_gives_the_known_numbers(data_root: Path) -> None:
     data = load_interactions(data_root / "office")
-    test = run(data, default_config("ease"), ks=(20,)).test
+    test = run(data, configure("ease"), ks=(20,)).test
     assert test["recall@20"] == pytest.approx(0.1220, abs=1e-4)
     assert test["ndcg@20"] == pytest.approx(0.0620, abs=1e-4)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from infodcl_geo.channels.base import Vectors
+from infodcl_geo.channels.base import PretrainedVectors
 from infodcl_geo.channels.ease import EaseChannel
 from infodcl_geo.data.ids import IdMap
 from infodcl_geo.data.interactions import Interactions
@@ -144,7 +144,9 @@ def test_dense_and_sparse_weights_have_the_same_strongest() -> None:
 def test_the_channel_is_the_weighted_mean_of_the_strongest_items_by_hand() -> None:
     pairs = torch.tensor([[0, 0, 1, 1, 2], [0, 1, 0, 1, 3]])
     q = torch.tensor([[1.0, 0.0], [0.0, 1.0], [5.0, 5.0], [7.0, 7.0]])
-    channel = EaseChannel(top_k=2, weights=by_hand())(interactions(pairs, 3, 4), Vectors(torch.zeros(3, 2), q))
+    channel = EaseChannel(top_k=2, weights=by_hand())(
+        interactions(pairs, 3, 4), PretrainedVectors(torch.zeros(3, 2), q)
+    )
     expected = torch.tensor(
         [
             [(0.1 * 5) / 0.5, (0.4 * 1 + 0.1 * 5) / 0.5],
@@ -162,7 +164,7 @@ def test_the_channel_is_the_weighted_mean_of_the_strongest_items_by_hand() -> No
 def test_a_channel_reads_training_alone_and_leaves_lonely_items_their_own_vector() -> None:
     pairs = torch.tensor([[0, 0, 1, 1, 2], [0, 1, 0, 1, 3]])  # items 0 and 1 together, 3 alone, 2 nowhere
     data = interactions(pairs, 3, 4)
-    vectors = Vectors(torch.zeros(3, 5), torch.randn(4, 5))
+    vectors = PretrainedVectors(torch.zeros(3, 5), torch.randn(4, 5))
     channel = EaseChannel(l2=1.0)(data, vectors)
     assert channel.covered.tolist() == [True, True, False, False]
     torch.testing.assert_close(channel.metadata, vectors.items[[1, 0, 2, 3]])

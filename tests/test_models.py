@@ -30,7 +30,7 @@ def metadata(seed: int) -> Tensor:
 def infodcl(channels: int = 1, rows: dict[str, Tensor] | None = None, **options: object) -> InfoDCL:
     torch.manual_seed(0)
     chosen, known = {f"c{k}": metadata(k) for k in range(channels)}, InfoDCLOptions(**options)  # type: ignore[arg-type]
-    return InfoDCL(graph(), USERS, ITEMS, chosen, row_weights=rows, penalty=0.1, options=known)
+    return InfoDCL(graph(), USERS, ITEMS, chosen, row_weights=rows, l2=0.1, options=known)
 
 
 def seeded() -> torch.Generator:
@@ -43,7 +43,7 @@ def bpr_terms(user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
 
 def test_matrix_factorisation_objective() -> None:
     torch.manual_seed(0)
-    model = EmbeddingModel(graph(), USERS, ITEMS, dim=DIM, penalty=0.1, bpr_weight=0.7)
+    model = EmbeddingModel(graph(), USERS, ITEMS, dim=DIM, l2=0.1, bpr_weight=0.7)
     user, item = model.user_embedding.weight, model.item_embedding.weight
     u, i, j = user[BATCH.users], item[BATCH.positives], item[BATCH.negatives]
     terms = model.loss(BATCH)
@@ -53,7 +53,7 @@ def test_matrix_factorisation_objective() -> None:
 
 def test_lightgcn_objective_is_on_propagated_embeddings() -> None:
     torch.manual_seed(0)
-    model = LightGCN(graph(), USERS, ITEMS, dim=DIM, num_layers=3, penalty=0.1)
+    model = LightGCN(graph(), USERS, ITEMS, dim=DIM, num_layers=3, l2=0.1)
     nodes = torch.cat([model.user_embedding.weight, model.item_embedding.weight])
     deep = propagate(graph(), nodes, 3)
     u, i, j = deep[BATCH.users], deep[USERS + BATCH.positives], deep[USERS + BATCH.negatives]

@@ -30,7 +30,7 @@ def build(augmentation: Augmentation = "edge", drop: float = 0.4, layers: int = 
     options = SGLOptions(augmentation, drop=drop, contrast=0.5, temperature=0.3)
     users, items = (USERS, ITEMS) if pairs is PAIRS else (int(pairs[0].max()) + 1, int(pairs[1].max()) + 1)
     graph = normalized_adjacency(pairs, users, items)
-    return SGL(graph, users, items, dim=DIM, num_layers=layers, penalty=0.1, options=options)
+    return SGL(graph, users, items, dim=DIM, num_layers=layers, l2=0.1, options=options)
 
 
 def dense(graph: Graph) -> Tensor:
@@ -162,7 +162,7 @@ def test_contrast_spreads_what_ranking_learns() -> None:
 
 def test_without_contrast_it_is_lightgcn() -> None:
     model = build()
-    plain = LightGCN(model.graph, USERS, ITEMS, dim=DIM, num_layers=2, penalty=0.1)
+    plain = LightGCN(model.graph, USERS, ITEMS, dim=DIM, num_layers=2, l2=0.1)
     plain.load_state_dict(model.state_dict())
     terms = model.loss(BATCH, seeded())
     for name, value in plain.loss(BATCH).items():
