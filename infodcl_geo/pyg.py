@@ -84,7 +84,16 @@ def from_hetero_data(
             check_finite(source, key, values)
             attributes[key] = values
     tables["train"] = replace(tables["train"], **attributes)
-    return assemble(tables, name=name, source=source, format="HeteroData", split=split, min_rating=min_rating, k_core=k_core, seed=seed)
+    return assemble(
+        tables,
+        name=name,
+        source=source,
+        format="HeteroData",
+        split=split,
+        min_rating=min_rating,
+        k_core=k_core,
+        seed=seed,
+    )
 
 
 @dataclass(frozen=True, eq=False)

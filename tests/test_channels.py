@@ -29,7 +29,7 @@ from infodcl_geo.experiment import prepare, run
 from infodcl_geo.graph.graph import Graph, interaction_graph, to_scipy
 from infodcl_geo.graph.similarity import jaccard_graph
 from infodcl_geo.graph.spectral import SVDOptions, spectral_embeddings
-from infodcl_geo.models import InfoDCL
+from infodcl_geo.models.infodcl import InfoDCL
 from infodcl_geo.pretraining import pretrain
 from infodcl_geo.training.callbacks import OnValidation
 from infodcl_geo.training.loop import train

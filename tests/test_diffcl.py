@@ -80,7 +80,7 @@ def test_similar_items_by_hand() -> None:
 @pytest.mark.parametrize("candidates", ["batch", "all"])
 def test_objective_term_by_term(modalities: int, candidates: str) -> None:
     options = DiffCLOptions(
-        contrast=0.3, align=0.4, item_layers=2, similar_items=2, temperature=0.3, candidates=candidates, steps=3,
+        contrast=0.3, align=0.4, item_layers=2, item_neighbours=2, temperature=0.3, candidates=candidates, steps=3,
         noise_scale=0.5, noise_min=0.2, noise_max=0.9, denoising=0.6,
     )  # type: ignore[arg-type]  # fmt: skip
     model = diffcl(modalities, **{name: getattr(options, name) for name in options.__dataclass_fields__})

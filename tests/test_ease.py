@@ -37,7 +37,7 @@ def test_two_items_by_hand() -> None:
     # One user with both items, one with the first: X'X = [[2, 1], [1, 1]]; with lambda = 1 the weight of item 0 for
     # item 1 minimises (1 - b)^2 + b^2 + b^2 (user 0, user 1, penalty), the other way (1 - b)^2 + b^2.
     pairs = torch.tensor([[0, 0, 1], [0, 1, 0]])
-    weights = ease_weights(pairs, 2, 2, EASEOptions(l2=1.0))
+    weights = ease_weights(pairs, 2, 2, 1.0)
     torch.testing.assert_close(weights, torch.tensor([[0.0, 1 / 3], [1 / 2, 0.0]]))
 
 
@@ -50,7 +50,7 @@ def test_two_items_by_hand() -> None:
 )
 def test_each_column_is_a_ridge_regression_on_the_other_items(seed: int, users: int, items: int, l2: float) -> None:
     pairs = random_pairs(seed, users, items)
-    weights = ease_weights(pairs, users, items, EASEOptions(l2)).double()
+    weights = ease_weights(pairs, users, items, l2).double()
     x = dense(pairs, users, items)
     for j in range(items):
         others = [i for i in range(items) if i != j]
@@ -62,7 +62,7 @@ def test_each_column_is_a_ridge_regression_on_the_other_items(seed: int, users: 
 
 def test_scores_are_the_rows_times_the_weights_in_any_slices() -> None:
     pairs = random_pairs(1, 12, 9)
-    weights = ease_weights(pairs, 12, 9, EASEOptions(2.0))
+    weights = ease_weights(pairs, 12, 9, 2.0)
     scorer = item_scorer(UserRows(pairs, 12, 9), weights)
     users = torch.tensor([7, 0, 3])
     expected = dense(pairs, 12, 9).float()[users] @ weights

@@ -104,7 +104,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     words = ["train", "--data", str(file), "--model", "gfcf", "--gfcf.components", "8", "--out", str(out)]
     assert main(words) == 0
     assert (out / "metrics.json").exists()
-    assert Recommender.load(out).weights["items"].shape == (60, 8)
+    assert Recommender.load(out).state["items"].shape == (60, 8)
     capsys.readouterr()
     assert main(["recommend", "--checkpoint", str(out), "--users", "user4", "--k", "3"]) == 0
     assert capsys.readouterr().out.count("user4") == 3

@@ -39,7 +39,9 @@ def graph():  # type: ignore[no-untyped-def]
 def simdiff(pretrained: tuple[Tensor, Tensor] | None = None, **options: object) -> SimDiff:
     torch.manual_seed(0)
     chosen = SimDiffOptions(**{"time_dim": TIME, **options})  # type: ignore[arg-type]
-    return SimDiff(graph(), USERS, ITEMS, FEATURES, dim=DIM, l2=0.1, options=chosen, pretrained=pretrained)
+    return SimDiff(
+        graph(), USERS, ITEMS, FEATURES, dim=DIM, num_layers=2, l2=0.1, options=chosen, pretrained=pretrained
+    )
 
 
 def seeded() -> torch.Generator:

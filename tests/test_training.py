@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from infodcl_geo.channels.build import channel_builders
 from infodcl_geo.configuration import Config, configure
 from infodcl_geo.data.generated import demo
 from infodcl_geo.data.ids import IdMap
 from infodcl_geo.data.interactions import Interactions
 from infodcl_geo.errors import OptionError
-from infodcl_geo.experiment import fit, run
+from infodcl_geo.experiment import fit, prepare, run
 from infodcl_geo.graph.spectral import spectral_embeddings
 from infodcl_geo.models.base import EmbeddingModel
 from infodcl_geo.models.mf import MatrixFactorization

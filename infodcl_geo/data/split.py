@@ -74,9 +74,7 @@ def split_interactions(
     return train, valid, test
 
 
-def assign(
-    users: IntArray, time: np.ndarray | None, split: Split, seed: int, source: str
-) -> npt.NDArray[np.int8]:
+def assign(users: IntArray, time: np.ndarray | None, split: Split, seed: int, source: str) -> npt.NDArray[np.int8]:
     """0, 1, 2 for train, valid, test, for pairs sorted by (user, item)."""
     part = np.zeros(len(users), dtype=np.int8)
     if len(users) == 0:

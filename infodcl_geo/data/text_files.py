@@ -19,7 +19,20 @@ from typing import IO, Any, NoReturn
 import numpy as np
 import polars as pl
 
-from .columns import CANONICAL, INTEGRAL, MISSING, NUMBERS, Fail, Ids, Words, declared_parts, ids_of, numbers_of, portion, times_of
+from .columns import (
+    CANONICAL,
+    INTEGRAL,
+    MISSING,
+    NUMBERS,
+    Fail,
+    Ids,
+    Words,
+    declared_parts,
+    ids_of,
+    numbers_of,
+    portion,
+    times_of,
+)
 from .ids import InteractionError, escaped, one_line, warn
 from .layouts import Column, Columns, Format, Layout, is_number, lay_out
 
@@ -314,7 +327,9 @@ def read_text(
     return converted(parts, layout, integers_only, time_format, failing)
 
 
-def converted(parts: dict[str, list[Words]], layout: Layout, integers_only: bool, time_format: str | None, failing: Any) -> dict[str, Any]:
+def converted(
+    parts: dict[str, list[Words]], layout: Layout, integers_only: bool, time_format: str | None, failing: Any
+) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key in list(parts):
         column = parts.pop(key)
@@ -324,7 +339,9 @@ def converted(parts: dict[str, list[Words]], layout: Layout, integers_only: bool
             name = layout.header[0] if layout.header else "split"
             values[key] = declared_parts(column, name, str(layout.file))
         else:
-            values[key] = numbers_of(column, failing(key)) if key in NUMBERS else ids_of(column, integers_only, failing(key))
+            values[key] = (
+                numbers_of(column, failing(key)) if key in NUMBERS else ids_of(column, integers_only, failing(key))
+            )
     return values
 
 
@@ -339,9 +356,13 @@ def read_adjacency(layout: Layout) -> tuple[Ids, Ids]:
             if not tidy:
                 continue
             data = np.frombuffer(tidy, dtype=np.uint8)
-            per_line = np.diff(np.searchsorted(np.flatnonzero(data == mark[0]), np.flatnonzero(data == 10)), prepend=0) + 1
+            per_line = (
+                np.diff(np.searchsorted(np.flatnonzero(data == mark[0]), np.flatnonzero(data == 10)), prepend=0) + 1
+            )
             flat = tidy.replace(mark, b"\n")
-            column = pl.read_csv(flat, has_header=False, separator="\x1f", quote_char=None, infer_schema=False).to_series()
+            column = pl.read_csv(
+                flat, has_header=False, separator="\x1f", quote_char=None, infer_schema=False
+            ).to_series()
             found = portion(column.str.strip_chars(" ") if b" " in flat else column)
         except (_Wrong, pl.exceptions.PolarsError):
             _fail_at_line(layout, {}, ("user", "item"))
@@ -404,10 +425,14 @@ def _json_array(layout: Layout, decoder: json.JSONDecoder) -> Iterator[tuple[int
             yield text.count("\n", 0, at) + layout.first_line if row == 0 else layout.first_line, value
             row += 1
     except (ValueError, RecursionError) as error:
-        raise InteractionError(f"{layout.file}: not an array of JSON objects, at row {row} ({one_line(error)})") from None
+        raise InteractionError(
+            f"{layout.file}: not an array of JSON objects, at row {row} ({one_line(error)})"
+        ) from None
 
 
-def read_json(layout: Layout, find: Any, *, time_format: str | None = None) -> tuple[dict[str, Any], list[str], dict[str, int]]:
+def read_json(
+    layout: Layout, find: Any, *, time_format: str | None = None
+) -> tuple[dict[str, Any], list[str], dict[str, int]]:
     """The columns of JSON objects: values, names of the first object, and the positions that ``find`` chose."""
     rows = json_rows(layout)
     number, first = next(rows, (0, None))
