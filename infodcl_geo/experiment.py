@@ -237,7 +237,7 @@ class Run:
     model: Model | None = None
     """``None`` for closed forms, which are not trained"""
     item_weights: Tensor | None = None
-    """item-item weights ``[N, N]`` that rank by :func:`~infodcl_geo.models.scoring.item_scorer`, of models that have them"""
+    """item-item weights ``[N, N]`` that rank by :func:`~infodcl_geo.models.scoring.item_scorer`, of models with such"""
     factors: dict[str, Tensor] = field(default_factory=dict)
     """what a closed form that ranks otherwise has fitted, by name"""
     ranking: Ranking | None = None
