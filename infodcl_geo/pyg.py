@@ -107,7 +107,6 @@ def to_hetero_data(data: Interactions, side: SideInformation = SideInformation()
     items, with the mask ``x_<name>_covered``.
     """
     from torch_geometric.data import HeteroData
-    from torch_geometric.typing import EdgeType
 
     graph = HeteroData()
     graph.data_name, graph.generated = data.name, data.generated

@@ -11,6 +11,7 @@ import torch
 
 from infodcl_geo.channels.agreement import row_agreement
 from infodcl_geo.channels.base import Channel, PretrainedVectors
+from infodcl_geo.channels.build import ChannelOptions, channel_builders
 from infodcl_geo.channels.knowledge import Knowledge, KnowledgeGraph
 from infodcl_geo.channels.modal import ItemFeatures, Modal
 from infodcl_geo.channels.similarity import (
@@ -23,7 +24,8 @@ from infodcl_geo.channels.social import Social, SocialGraph
 from infodcl_geo.data.generated import Demo, demo
 from infodcl_geo.data.ids import IdMap
 from infodcl_geo.data.interactions import Interactions, load_interactions
-from infodcl_geo.experiment import ModelOptions, build_model, channel_builders, default_config, pretrain, run
+from infodcl_geo.errors import OptionError
+from infodcl_geo.experiment import build_model, default_config, pretrain, run
 from infodcl_geo.graph.graph import Graph, interaction_graph, to_scipy
 from infodcl_geo.graph.similarity import jaccard_graph
 from infodcl_geo.graph.spectral import SVDOptions, spectral_embeddings
@@ -341,7 +343,7 @@ def test_options_choose_channels_and_their_files(tmp_path: Path, planted: Demo) 
     np.savetxt(tmp_path / "triples.txt", (planted.knowledge + torch.tensor([[0], [0], [1000]])).T.numpy(), fmt="%d")
     for name in ("one", "two"):
         np.save(tmp_path / f"{name}.npy", np.random.default_rng(0).random((data.num_items, 6)))
-    options = ModelOptions(
+    options = ChannelOptions(
         channels="user, item,social,knowledge,modal",
         social=str(tmp_path / "edges.txt"),
         knowledge=str(tmp_path / "triples.txt"),
@@ -353,15 +355,44 @@ def test_options_choose_channels_and_their_files(tmp_path: Path, planted: Demo) 
     assert [channel.name for channel in made] == ["user", "item", "social", "knowledge", "one", "two"]
     assert all(channel.metadata.shape == (data.num_items, 8) for channel in made)
     assert (dense(made[3].graph) > 0).sum(1).max() == 7
-    assert ModelOptions(channels="both").channel_names == ["item", "user"]
+    assert ChannelOptions(channels="both").channel_names == ["item", "user"]
     with pytest.raises(ValueError, match="the social channel needs a file: give social"):
-        ModelOptions(channels="social")
+        ChannelOptions(channels="social")
     with pytest.raises(ValueError, match="features is given, but channels=user has no 'modal'"):
-        ModelOptions(features="x.npy")
+        ChannelOptions(features="x.npy")
     with pytest.raises(ValueError, match="links is given, but channels=user has no 'knowledge'"):
-        ModelOptions(links="x.link")
-    with pytest.raises(ValueError, match="not 'friends'"):
-        ModelOptions(channels="user,friends")
+        ChannelOptions(links="x.link")
+    with pytest.raises(ValueError, match="channels are item, user, social, knowledge, modal, not 'friends'"):
+        ChannelOptions(channels="user,friends")
+    for wrong, message in (
+        ({"feature_ids": "ids.txt"}, "feature_ids is given, but channels=user has no 'modal'"),
+        ({"channels": "modal", "features": " , "}, "features names no file"),
+        (
+            {"channels": "modal", "features": "a,b,c", "feature_ids": "a,b"},
+            "feature_ids names 2 files for 3 of features",
+        ),
+        ({"similar_items": 0}, "similar_items must be at least 1, not 0"),
+        ({"knowledge_method": "guess"}, "knowledge_method must be one of shared, propagate, kge, not 'guess'"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            ChannelOptions(**wrong)  # type: ignore[arg-type]
+    chosen = {"channels": "modal", "features": "a.npy, b.npy"}
+    assert ChannelOptions(**chosen).feature_files == [("a.npy", None), ("b.npy", None)]
+    assert ChannelOptions(**chosen, feature_ids="i").feature_files == [("a.npy", "i"), ("b.npy", "i")]
+    assert ChannelOptions(**chosen, feature_ids="i,j").feature_files == [("a.npy", "i"), ("b.npy", "j")]
+
+
+def test_options_give_the_ids_of_the_rows(tmp_path: Path, planted: Demo) -> None:
+    data = planted.interactions
+    order = np.random.default_rng(0).permutation(data.num_items)
+    matrix = np.random.default_rng(1).random((data.num_items, 6))
+    np.save(tmp_path / "f.npy", matrix[order])
+    (tmp_path / "ids.txt").write_text("\n".join(str(i) for i in data.item_ids.raw[order]))
+    options = ChannelOptions("modal", features=str(tmp_path / "f.npy"), feature_ids=str(tmp_path / "ids.txt"))
+    (builder,) = channel_builders(options, data)
+    assert isinstance(builder, Modal)
+    assert isinstance(builder.features, ItemFeatures)
+    torch.testing.assert_close(builder.features.values, torch.from_numpy(matrix).float())
 
 
 @pytest.mark.real_data

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from .download import DatasetError
 from .ids import IdMap, IntArray
 from .interactions import Interactions, Split, split_interactions
-from .download import DatasetError
 
 
 @dataclass(frozen=True, eq=False)
