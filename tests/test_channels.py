@@ -369,17 +369,16 @@ def test_options_choose_channels_and_their_files(tmp_path: Path, planted: Demo) 
         ({"channels": "modal", "features": " , "}, "features names no file"),
         (
             {"channels": "modal", "features": "a,b,c", "feature_ids": "a,b"},
-            "feature_ids names 2 files for 3 of features",
+            "feature_ids names 2 files for 3",
         ),
         ({"similar_items": 0}, "similar_items must be at least 1, not 0"),
         ({"knowledge_method": "guess"}, "knowledge_method must be one of shared, propagate, kge, not 'guess'"),
     ):
         with pytest.raises(OptionError, match=message):
             ChannelOptions(**wrong)  # type: ignore[arg-type]
-    chosen = {"channels": "modal", "features": "a.npy, b.npy"}
-    assert ChannelOptions(**chosen).feature_files == [("a.npy", None), ("b.npy", None)]
-    assert ChannelOptions(**chosen, feature_ids="i").feature_files == [("a.npy", "i"), ("b.npy", "i")]
-    assert ChannelOptions(**chosen, feature_ids="i,j").feature_files == [("a.npy", "i"), ("b.npy", "j")]
+    for ids, expected in ((None, (None, None)), ("i", ("i", "i")), ("i,j", ("i", "j"))):
+        chosen = ChannelOptions("modal", features="a.npy, b.npy", feature_ids=ids)
+        assert chosen.feature_files == list(zip(("a.npy", "b.npy"), expected, strict=True))
 
 
 def test_options_give_the_ids_of_the_rows(tmp_path: Path, planted: Demo) -> None:

@@ -363,7 +363,7 @@ def test_what_a_header_claims_is_not_allocated(tmp_path: Path) -> None:
     for name in ("huge", "negative"):
         shape = [10**9, 10**6] if name == "huge" else [-1, 4]
         parts = {"data": np.zeros(0), "indices": np.zeros(0, int), "indptr": np.zeros(1, int)}
-        np.savez(tmp_path / f"{name}.npz", format=np.array(b"csr"), shape=np.array(shape), **parts)
+        np.savez(tmp_path / f"{name}.npz", format=np.array(b"csr"), shape=np.array(shape), **parts)  # type: ignore[arg-type]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for name, message in (
         ("f.npy", "says that it holds"),
