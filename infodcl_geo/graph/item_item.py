@@ -67,7 +67,7 @@ def ease_weights(interactions: Tensor, num_users: int, num_items: int, l2: float
         raise OptionError(f"l2 = {l2} is too small to invert the Gram matrix in float32") from error
     del gram
     # LAPACK leaves columns together; the transpose, the same symmetric matrix, has the rows that ranking adds together.
-    weights = torch.cholesky_inverse(factor).T.contiguous()
+    weights = torch.cholesky_inverse(factor).mT
     weights /= -weights.diagonal().clone()
     weights.fill_diagonal_(0)
     return weights
