@@ -15,7 +15,7 @@ import torch
 from infodcl_geo.channels.ease import EaseChannel
 from infodcl_geo.data.interactions import load_interactions
 from infodcl_geo.experiment import default_config, fit
-from infodcl_geo.graph.item_item import ease_weights, local_ease_graph
+from infodcl_geo.graph.item_item import ease_weights, local_ease_graph, slim_graph
 from infodcl_geo.models.item_term import ItemTerm, combined_scorer
 from infodcl_geo.models.scoring import UserRows
 from infodcl_geo.selection import choose_weight
@@ -44,6 +44,7 @@ def main() -> None:
         train, rows = (data.train, data.num_users, data.num_items), UserRows(data.train, data.num_users, data.num_items)
         terms = {f"EASE, l2 {l2:g}": ItemTerm(rows, ease_weights(*train, l2)) for l2 in (50.0, 100.0, 200.0)}
         terms["local EASE, l2 50, 50 neighbours"] = ItemTerm(rows, local_ease_graph(*train, 50.0, neighbours=50))
+        terms["SLIM"] = ItemTerm(rows, slim_graph(*train))
         for name, options in VARIANTS.items():
             for seed in arguments.seeds:
                 config = default_config("mf" if options is None else "infodcl", "pretrained", seed=seed)
