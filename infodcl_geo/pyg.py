@@ -155,7 +155,9 @@ def _with_attributes(table: Table, store: Any, source: str) -> Table:
         if values is not None:
             values = np.asarray(torch.as_tensor(values).detach().cpu())
             if values.shape != (len(table),):
-                raise InteractionError(f"{source}: {key} has shape {values.shape}, not one value for {len(table)} edges")
+                raise InteractionError(
+                    f"{source}: {key} has shape {values.shape}, not one value for {len(table)} edges"
+                )
             check_finite(source, key, values)
             attributes[key] = values
     return replace(table, **attributes, taken=(("user", "node"), ("item", "node"), *((k, k) for k in attributes)))

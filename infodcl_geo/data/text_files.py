@@ -372,9 +372,13 @@ def read_adjacency(layout: Layout) -> tuple[Ids, Ids]:
             if not tidy:
                 continue
             data = np.frombuffer(tidy, dtype=np.uint8)
-            per_line = np.diff(np.searchsorted(np.flatnonzero(data == mark[0]), np.flatnonzero(data == 10)), prepend=0) + 1
+            per_line = (
+                np.diff(np.searchsorted(np.flatnonzero(data == mark[0]), np.flatnonzero(data == 10)), prepend=0) + 1
+            )
             flat = tidy.replace(mark, b"\n")
-            column = pl.read_csv(flat, has_header=False, separator="\x1f", quote_char=None, infer_schema=False).to_series()
+            column = pl.read_csv(
+                flat, has_header=False, separator="\x1f", quote_char=None, infer_schema=False
+            ).to_series()
             found = portion(column.str.strip_chars(" ") if b" " in flat else column)
         except (_Wrong, pl.exceptions.PolarsError):
             _fail_at_line(layout, {}, ("user", "item"))
@@ -437,10 +441,14 @@ def _json_array(layout: Layout, decoder: json.JSONDecoder) -> Iterator[tuple[int
             yield text.count("\n", 0, at) + layout.first_line if row == 0 else layout.first_line, value
             row += 1
     except (ValueError, RecursionError) as error:
-        raise InteractionError(f"{layout.file}: not an array of JSON objects, at row {row} ({one_line(error)})") from None
+        raise InteractionError(
+            f"{layout.file}: not an array of JSON objects, at row {row} ({one_line(error)})"
+        ) from None
 
 
-def read_json(layout: Layout, find: Any, *, time_format: str | None = None) -> tuple[dict[str, Any], list[str], dict[str, int]]:
+def read_json(
+    layout: Layout, find: Any, *, time_format: str | None = None
+) -> tuple[dict[str, Any], list[str], dict[str, int]]:
     """The columns of JSON objects: values, names of the first object, and the positions that ``find`` chose."""
     rows = json_rows(layout)
     number, first = next(rows, (0, None))
