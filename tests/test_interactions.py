@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator

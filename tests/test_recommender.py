@@ -12,11 +12,12 @@ import pytest
 import torch
 from test_ease import blocks
 
+from infodcl_geo.configuration import configure
 from infodcl_geo.data.ids import IdMap, UnknownIdError
 from infodcl_geo.data.interactions import Interactions
-from infodcl_geo.experiment import Config, ModelName, ModelOptions, default_config, run
+from infodcl_geo.experiment import Config, ModelName, ModelOptions, run
 from infodcl_geo.recommender import CheckpointError, Recommender
-from infodcl_geo.training.loop import TrainOptions
+from infodcl_geo.training.options import TrainOptions
 
 NAMES = np.array(["ann", "bob", "cat"])
 
@@ -85,7 +86,7 @@ def test_checkpoint_round_trip(trained: tuple[Recommender, Interactions], tmp_pa
 @pytest.mark.parametrize("model", get_args(ModelName))
 def test_every_model_ranks_from_its_checkpoint_as_it_did(model: ModelName, tmp_path: Path) -> None:
     data = blocks()
-    config = default_config(model, epochs=2, eval_every=1, batch_size=128)
+    config = configure(model, epochs=2, eval_every=1, batch_size=128)
     outcome = run(data, replace(config, model=replace(config.model, dim=8)), ks=(5, 20), progress=False)
     Recommender.from_run(outcome, data).save(tmp_path)
     again = Recommender.load(tmp_path)

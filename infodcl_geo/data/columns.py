@@ -216,7 +216,11 @@ def declared_parts(parts: Sequence[Words], name: str, source: str) -> np.ndarray
     found = _part_numbers(words)
     present = set(found)
     # A fold of 0 and 1 may as well be one of ten; all three numbers, or words, say what is meant.
-    vague = re.sub(r"[^a-z]", "", name.lower()) == "fold" and present != {0, 1, 2} and bool(words.str.contains(r"^\d").any())
+    vague = (
+        re.sub(r"[^a-z]", "", name.lower()) == "fold"
+        and present != {0, 1, 2}
+        and bool(words.str.contains(r"^\d").any())
+    )
     if None in present or 0 not in present or present == {0} or vague:
         shown = ", ".join(repr(w) for w in words.unique().sort().head(4))
         warn(f"{source}: column {escaped(name)} holds {shown}, not train, valid and test; ignored")
@@ -294,7 +298,10 @@ def _dates(words: pl.Series, time_format: str | None, source: str, fail: Fail) -
             unlike = groups["a"].is_null() & ~plain.cast(pl.Float64, strict=False).is_finite().fill_null(False)
             if not unlike.any():
                 unlike = groups["a"].is_null()
-            fail(set(words.filter(unlike)), "is neither a number nor a date like the others; time_format= says how to read it")
+            fail(
+                set(words.filter(unlike)),
+                "is neither a number nor a date like the others; time_format= says how to read it",
+            )
     if found.null_count():
         fail(set(words.filter(found.is_null())), "is neither a number nor a date; time_format= says how to read it")
     return found
@@ -314,6 +321,8 @@ def _numeric_dates(groups: pl.DataFrame, words: pl.Series, source: str) -> pl.Se
     """Dates of three numbers: year first, or day and month in the one order that suits all rows."""
     first_is_year = groups["a"].str.len_chars() == 4
     last_is_year = groups["c"].str.len_chars() == 4
+    if not (first_is_year | last_is_year).all():  # a year of two digits can stand anywhere
+        return pl.Series(np.zeros(len(words))).set((~(first_is_year | last_is_year)), None)
     others = groups.filter(~first_is_year).select(pl.col("a", "b").cast(pl.Int32), pl.col("mark"))
     day_first = False
     if len(others):

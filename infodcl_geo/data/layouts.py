@@ -40,7 +40,9 @@ class Known:
 _ID, _STAMP, _STARS = r"\S+", r"\d{9,13}", r"[0-5](?:\.\d+)?"
 _ASIN, _REVIEWER = r"B[0-9A-Z]{9}|\d{9}[\dX]", r"A[0-9A-Z]{9,20}"
 KNOWN = (
-    Known("Amazon ratings, item first", (_ASIN, _REVIEWER, _STARS, _STAMP), {"user": 1, "item": 0, "rating": 2, "time": 3}),
+    Known(
+        "Amazon ratings, item first", (_ASIN, _REVIEWER, _STARS, _STAMP), {"user": 1, "item": 0, "rating": 2, "time": 3}
+    ),
     Known("ratings with time", (_ID, _ID, _STARS, _STAMP), {"user": 0, "item": 1, "rating": 2, "time": 3}),
     Known("Taobao UserBehavior", (_ID, _ID, _ID, "pv|buy|cart|fav", _STAMP), {"user": 0, "item": 1, "time": 4}),
     Known(
@@ -49,7 +51,10 @@ KNOWN = (
         {"user": 0, "time": 1, "item": 4},
     ),
     Known(
-        "LastFM 360k", (r"[0-9a-f]{40}", r"[0-9a-f-]{36}|", r".+", r"\d+"), {"user": 0, "item": 2, "rating": 3}, quoted=False
+        "LastFM 360k",
+        (r"[0-9a-f]{40}", r"[0-9a-f-]{36}|", r".+", r"\d+"),
+        {"user": 0, "item": 2, "rating": 3},
+        quoted=False,
     ),
 )
 
@@ -174,14 +179,21 @@ def lay_out(plain: Layout, text: str, columns: Columns, format: Format | None) -
             raise InteractionError(f"{plain.file}: empty, a header and no interactions")
         start = plain.start + len(lines[0].encode()) + 1
         return replace(
-            plain, format=format or "table", start=start, first_line=plain.first_line + 1, header=fields, width=len(fields)
+            plain,
+            format=format or "table",
+            start=start,
+            first_line=plain.first_line + 1,
+            header=fields,
+            width=len(fields),
         )
     if format is None:
         format = "pairs" if columns.positions else _pairs_or_adjacency(plain, rows)
     counts = [len(r) for r in rows]
     width = max(set(counts), key=lambda c: (counts.count(c), c)) if format == "pairs" else 0
     if format == "pairs" and width < 2:
-        raise InteractionError(f"{where}: one field a line; interactions are 'user item' pairs (separator= splits lines)")
+        raise InteractionError(
+            f"{where}: one field a line; interactions are 'user item' pairs (separator= splits lines)"
+        )
     if format == "pairs" and width > 4 and not columns.positions:
         raise InteractionError(f"{where}: {_several(width)}")
     return replace(plain, format=format, width=width)
@@ -237,7 +249,9 @@ def _pairs_or_adjacency(layout: Layout, rows: list[list[str]]) -> Format:
     if layout.separator == ":":
         return "adjacency"
     if any(":" in f for f in rows[0]) and layout.separator is None:
-        raise InteractionError(f"{layout.file}:{layout.first_line}: fields such as {rows[0][-1]!r}; separator= splits them")
+        raise InteractionError(
+            f"{layout.file}:{layout.first_line}: fields such as {rows[0][-1]!r}; separator= splits them"
+        )
     counts = [len(r) for r in rows]
     widest = max(counts)
     common = max(set(counts), key=counts.count)

@@ -18,7 +18,18 @@ from torch import Tensor
 from .columns import Ids, Table, _narrow, check_finite, fail_at, integer_ids, typed
 from .ids import IdMap, IntArray, InteractionError, escaped, one_line, warn
 from .layouts import Column, Columns, Format, column_at, find_columns, is_number, plain_name, positions_of, typed_names
-from .text_files import ALLOWANCE, DAMAGED, PICKLE, RATIO, open_text, read_adjacency, read_json, read_text, require_file, rows_of
+from .text_files import (
+    ALLOWANCE,
+    DAMAGED,
+    PICKLE,
+    RATIO,
+    open_text,
+    read_adjacency,
+    read_json,
+    read_text,
+    require_file,
+    rows_of,
+)
 
 _PARTS = {
     "train": {"train", "training", "trn", "trnmat", "trainmat"},
@@ -59,7 +70,9 @@ def _ending(file: Path) -> str:
     return (Path(file.stem) if file.suffix == ".gz" else file).suffix.lower()
 
 
-def find_files(where: Path, given: Mapping[str, str | PathLike[str] | None], format: Format | None) -> dict[str, list[Path]]:
+def find_files(
+    where: Path, given: Mapping[str, str | PathLike[str] | None], format: Format | None
+) -> dict[str, list[Path]]:
     """The files of each part, ``train`` first; only ``train`` if there is one table to be split."""
     if not where.exists():
         raise InteractionError(f"{where}: no such file or folder")
@@ -85,7 +98,9 @@ def _files_of_folder(folder: Path, format: Format | None, known: set[str]) -> di
     readable = [f for f in inside if f.is_file() and _ending(f) in endings and f.stem.lower() != "readme"]
     split = {p: d for d in inside if d.is_dir() for p in _PARTS if re.split("=", d.name.lower())[-1] in _PARTS[p]}
     if "train" in split:
-        found = {p: [f for f in sorted(d.iterdir()) if _ending(f) in endings and _is_portion(f)] for p, d in split.items()}
+        found = {
+            p: [f for f in sorted(d.iterdir()) if _ending(f) in endings and _is_portion(f)] for p, d in split.items()
+        }
         if all(found.values()):
             return found
     portions = [f for f in readable if _is_portion(f)]
@@ -107,13 +122,17 @@ def _files_of_folder(folder: Path, format: Format | None, known: set[str]) -> di
         candidates = exact or named
         if len(candidates) > 1:
             shown = ", ".join(f.name for f in candidates[:5])
-            raise InteractionError(f"{folder}: several files for {part} ({shown}); give the files ({part}=), or format=")
+            raise InteractionError(
+                f"{folder}: several files for {part} ({shown}); give the files ({part}=), or format="
+            )
         if candidates:
             files[part] = candidates
     if "train" in files:
         return files
     if files:
-        raise InteractionError(f"{folder}: has {next(iter(files.values()))[0].name} but no training file; name it with train=")
+        raise InteractionError(
+            f"{folder}: has {next(iter(files.values()))[0].name} but no training file; name it with train="
+        )
     for choice in (
         [f for f in readable if _ending(f) == ".inter"],
         [f for f in readable if f.name.lower().split(".")[0] in (*_USUAL_NAMES, folder.name.lower())],
@@ -183,7 +202,10 @@ def _read_text(file: Path, how: Reading) -> tuple[Table, Format]:
             if position["rating"] < len(row) and not is_number(row[position["rating"]]):
                 del position["rating"]
     return _table(
-        str(file), read_text(layout, position, integers_only=integers_only, time_format=how.time_format), names, position
+        str(file),
+        read_text(layout, position, integers_only=integers_only, time_format=how.time_format),
+        names,
+        position,
     ), layout.format
 
 
@@ -259,8 +281,13 @@ def from_object(source: Any, how: Reading) -> tuple[Table, str]:
         source = pl.DataFrame({str(c): _from_pandas(source[c], name) for c in source.columns})
     elif kind == "pyarrow" and hasattr(source, "column_names"):
         try:
-            source = pl.from_arrow(source)
-        except Exception as error:  # types that polars does not have
+            position = find_columns(source.column_names, how.columns, name)
+            names = list(source.column_names)
+            source = pl.from_arrow(source.select([names[at] for at in sorted(set(position.values()))]))
+            return _typed_table(name, source, names, position, how), name
+        except InteractionError:
+            raise
+        except (Exception, pl.exceptions.PanicException) as error:  # types that polars does not have
             raise InteractionError(f"{name}: a column cannot be read ({one_line(error)})") from None
     if isinstance(source, pl.DataFrame):
         position = find_columns(source.columns, how.columns, name)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .ids import IntArray, InteractionError, warn
 
-_DRAWN = 1 << 22  # rows whose order is drawn at once: a bound on the memory of a random split
+_DRAWN = 1 << 20  # rows whose order is drawn at once: a bound on the memory of a random split
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,7 @@ def split_interactions(
     return train, valid, test
 
 
-def assign(
-    users: IntArray, time: np.ndarray | None, split: Split, seed: int, source: str
-) -> npt.NDArray[np.int8]:
+def assign(users: IntArray, time: np.ndarray | None, split: Split, seed: int, source: str) -> npt.NDArray[np.int8]:
     """0, 1, 2 for train, valid, test, for pairs sorted by (user, item)."""
     part = np.zeros(len(users), dtype=np.int8)
     if len(users) == 0:
