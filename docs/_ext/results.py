@@ -13,10 +13,16 @@ import yaml
 PAGES: dict[str, tuple[str, str]] = {
     "office": ("Amazon-Office", "4,905 users, 2,420 items and 53,258 interactions, in the split of the papers."),
     "taobao": ("Taobao", "12,539 users, 8,735 items and 83,648 interactions, in the split of the papers."),
-    "tiktok": ("TikTok", "9,308 users, 6,710 items and 68,722 interactions, with image and audio features of the items."),
+    "tiktok": (
+        "TikTok",
+        "9,308 users, 6,710 items and 68,722 interactions, with image and audio features of the items.",
+    ),
     "lastfm": ("LastFM", "1,880 users, 4,489 items and 52,668 interactions, with the users' real friendships."),
     "movielens": ("MovieLens", "MovieLens-1M, the dense case, and MovieLens-100K with a knowledge graph."),
-    "electronics": ("Amazon-Electronics", "20,247 users, 11,589 items and 347,407 interactions: the speed of training."),
+    "electronics": (
+        "Amazon-Electronics",
+        "20,247 users, 11,589 items and 347,407 interactions: the speed of training.",
+    ),
     "generated": ("Generated graphs", "Power-law graphs of any size: how cost grows."),
     "kernels": ("Fused operations", "InfoNCE, PSNet and the batched SVD on a CPU."),
 }
@@ -163,10 +169,14 @@ def pages(results: Path, repository: str = "../../benchmarks/results") -> dict[s
     studies = read_studies(results)
     found = {}
     for key, (title, line) in PAGES.items():
-        parts = [section(results / name, study, repository) for name, study in studies.items() if key in study["data"][:1]]
+        parts = [
+            section(results / name, study, repository) for name, study in studies.items() if key in study["data"][:1]
+        ]
         also = [name for name, study in studies.items() if key in study["data"][1:]]
         if also:
-            parts.append("## See also\n\n" + "\n".join(f"- {{ref}}`{studies[name]['title']} <{name}>`" for name in also) + "\n")
+            parts.append(
+                "## See also\n\n" + "\n".join(f"- {{ref}}`{studies[name]['title']} <{name}>`" for name in also) + "\n"
+            )
         found[key] = f"# {title}\n\n{line}\n\n" + "\n".join(parts)
     return found | {"index": _index(studies)}
 
