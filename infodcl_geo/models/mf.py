@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .base import Batch, EmbeddingModel
+from .base import Batch, BprRows, EmbeddingModel
 from .options import EmbeddingOptions
 from .recipe import Recipe, search_embeddings
 
@@ -31,6 +31,12 @@ class MatrixFactorization(EmbeddingModel):
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         return self.row_terms(batch)
+
+    def bpr_rows(self) -> BprRows:
+        return BprRows(self.user_embedding, self.item_embedding, self.bpr_weight, self.l2, always=True)
+
+    def is_plain(self, batch: Batch) -> bool:
+        return True
 
     def row_tables(self, anchors: int) -> list[nn.Embedding]:
         return [self.user_embedding, self.item_embedding]
