@@ -67,7 +67,7 @@ def _score_model(words: Sequence[str], checkpoint: str) -> int:
 
 
 def _score_lists(words: Sequence[str]) -> int:
-    from ..lists import read_lists, score_lists
+    from ..evaluation.lists import read_lists, score_lists
 
     if parsing.peek(words, "data") is None:
         raise OptionError("--recommendations needs the interactions that they are scored on: give --data")
@@ -105,7 +105,7 @@ def _recorded(checkpoint: str, data: Mapping[str, Any]) -> dict[str, Any]:
     kinds = get_type_hints(DataOptions)
     for name, value in data.items():
         if name not in {part.name for part in fields(DataOptions)}:
-            raise OptionError(f"{checkpoint} was trained with the data option {name!a}, which this version does not have")
+            raise OptionError(f"{checkpoint} was trained with a data option that this version does not have: {name!a}")
         if not parsing.fits(value, kinds[name]):
             raise OptionError(f"{checkpoint}: the data option {name} of the checkpoint cannot be {value!a}")
     return dict(data)
