@@ -376,8 +376,12 @@ def test_no_mutation_with_fitting_hashes_crashes(diffrec: Recommender, tmp_path:
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-        lambda inner: st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["format", "about", "files", "content", "config", "record", "model"]), inner),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["format", "about", "files", "content", "config", "record", "model"]), inner
+            )
+        ),
         max_leaves=12,
     )
 )
