@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from .ids import InteractionError, escaped, warn
+from ..text import escape
+from .ids import InteractionError, warn
 
 Format = Literal["pairs", "adjacency", "table", "recbole", "json", "parquet", "npy", "npz"]
 Column = str | int
@@ -343,4 +344,4 @@ def column_at(header: Sequence[str], wanted: Column, key: str, source: str) -> i
         return matches[0]
     if is_position(wanted):
         return checked_position(int(wanted), len(header), key, source)
-    raise InteractionError(f"{source}: no column {escaped(wanted)!r} for {key}; there are {shown(header)}")
+    raise InteractionError(f"{source}: no column {escape(wanted)!r} for {key}; there are {shown(header)}")

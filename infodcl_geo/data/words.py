@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 import numpy as np
 import polars as pl
 
-from .ids import escaped, warn
+from ..text import escape
+from .ids import warn
 from .tables import Ids, concatenated
 
 NUMBERS = ("rating", "weight", "time")  # names of columns that are no ids
@@ -124,7 +125,7 @@ def declared_parts(parts: Sequence[Words], name: str, source: str) -> np.ndarray
     )
     if None in present or 0 not in present or present == {0} or vague:
         shown = ", ".join(repr(w) for w in words.unique().sort().head(4))
-        warn(f"{source}: column {escaped(name)} holds {shown}, not train, valid and test; ignored")
+        warn(f"{source}: column {escape(name)} holds {shown}, not train, valid and test; ignored")
         return None
     return np.concatenate([_part_numbers(p.words).to_numpy()[p.codes] for p in parts if p.words is not None])
 
