@@ -33,6 +33,8 @@ class TrainingError(InfodclGeoError, FloatingPointError):
     """:class:`~infodcl_geo.models.base.Batch` of that step"""
     result: Any = None
     """:class:`~infodcl_geo.training.state.TrainResult` up to there"""
+    run: Any = None
+    """:class:`~infodcl_geo.experiment.Run` with the best epoch before, if one was validated"""
 
 
 class ScoreError(InfodclGeoError):

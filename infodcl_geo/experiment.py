@@ -19,7 +19,7 @@ from .configuration import Config, configure
 from .data.interactions import Interactions
 from .data.options import DataOptions
 from .environment import device_of, versions
-from .errors import OptionError
+from .errors import OptionError, TrainingError
 from .evaluation.groups import by_item_degree, by_user_degree
 from .evaluation.ranking import Ranking
 from .models import RECIPES, EmbeddingModel, Inputs, Model, Recipe
@@ -215,22 +215,33 @@ def fit(
     prepared = prepare(data, config, channels=channels, vectors=vectors, device=target, progress=progress)
     model, result = prepared.model, TrainResult()
     if not config.recipe.closed_form:
-        result = train(
-            model,
-            data,
-            config.training,
-            ks=ks,
-            name=config.name,
-            callbacks=callbacks,
-            progress=progress,
-            checkpoint=checkpoint,
-            resume=resume,
-            identity=json.dumps({"data": data.fingerprint, **config.identity()}, sort_keys=True),
-        )
-    scorer = model.scorer()
+        identity = {"data": data.fingerprint, **config.identity()}
+        try:
+            result = train(
+                model,
+                data,
+                config.training,
+                ks=ks,
+                name=config.name,
+                callbacks=callbacks,
+                progress=progress,
+                checkpoint=checkpoint,
+                resume=resume,
+                identity=json.dumps(identity, sort_keys=True),
+            )
+        except TrainingError as error:
+            if error.result is not None and error.result.best_epoch:
+                error.run = _outcome(prepared, error.result)
+            raise
+    outcome = _outcome(prepared, result)
     if config.recipe.closed_form and data.valid.size(1):
-        result.validation = rank(data, scorer, "valid", ks=ks, device=target).mean()
-    return Run(prepared.config, model, scorer, result, preparation_seconds=prepared.seconds, channels=prepared.channels)
+        result.validation = rank(data, outcome.scorer, "valid", ks=ks, device=target, name=config.name).mean()
+    return outcome
+
+
+def _outcome(prepared: Prepared, result: TrainResult) -> Run:
+    model, seconds = prepared.model, prepared.seconds
+    return Run(prepared.config, model, model.scorer(), result, preparation_seconds=seconds, channels=prepared.channels)
 
 
 def run(
@@ -261,7 +272,10 @@ def score(
     device: torch.device | str | None = None,
 ) -> Run:
     """A copy of ``run`` with the metrics of the test split, which is read here and nowhere else."""
-    ranking = rank(data, run.scorer, "test", ks=ks, mask_validation=mask_validation, device=device_of(device))
+    target = device_of(device)
+    ranking = rank(
+        data, run.scorer, "test", ks=ks, mask_validation=mask_validation, device=target, name=run.config.name
+    )
     user_degree, item_degree = (
         torch.bincount(pairs, minlength=size)
         for pairs, size in zip(data.train, (data.num_users, data.num_items), strict=True)

@@ -292,7 +292,7 @@ def _read(path: Path, limit: int | None, *, missing_is_error: bool = True) -> by
                 raise FileError(f"cannot read {shown(path)}: it is no regular file")
             if limit is not None and status.st_size > limit:
                 raise FileError(f"{shown(path)} has {status.st_size} bytes where at most {limit} can be")
-            return file.read(status.st_size if limit is None else limit + 1)
+            return file.read(status.st_size if limit is None else min(limit, status.st_size) + 1)
     except FileNotFoundError as error:
         if not missing_is_error:
             raise

@@ -1,4 +1,4 @@
-"""A run that was stopped, killed or interrupted goes on to the same bits; damaged or foreign checkpoints are refused."""
+"""A stopped, killed or interrupted run goes on to the same bits; damaged or foreign checkpoints are refused."""
 
 from __future__ import annotations
 
@@ -130,8 +130,8 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(name: str, tmp_path: Path
     whole = train(straight, DATA, options, progress=False)
     folder = CheckpointOptions(tmp_path, every_epochs=2, keep=2)
     for place in ((1, 2), (3, 1), (5, 4)):
+        again = tmp_path if list(tmp_path.iterdir()) else None
         with pytest.raises(Killed):
-            again = tmp_path if list(tmp_path.iterdir()) else None
             train(
                 built(name), DATA, options, progress=False, checkpoint=folder, resume=again,
                 callbacks=[StopAt(*place, kill)],
@@ -168,7 +168,7 @@ def test_a_finished_run_is_finished_when_resumed_and_may_be_given_more_epochs(tm
     longer = replace(OPTIONS, epochs=12)
     train(again := built("lightgcn"), DATA, longer, progress=False, resume=tmp_path)
     train(straight, DATA, longer, progress=False)
-    assert torch.equal(again.user_embedding.weight, straight.user_embedding.weight)  # type: ignore[union-attr]
+    assert the_same(again, straight)
     patient = replace(OPTIONS, epochs=300, patience=2, lr=0.3)
     first = train(built("mf"), DATA, patient, progress=False, checkpoint=CheckpointOptions(tmp_path / "p"))
     second = train(built("mf"), DATA, patient, progress=False, resume=tmp_path / "p")
@@ -395,8 +395,8 @@ def test_killed_at_every_file_operation_of_training(tmp_path: Path) -> None:
     for killed in range(kills):
         folder = tmp_path / str(killed)
         resumed = built("mf")
-        there = checkpoints(folder)
-        begun += bool(there)
+        there = bool(checkpoints(folder))
+        begun += there
         train(resumed, DATA, OPTIONS, progress=False, **({"resume": folder} if there else {}))  # type: ignore[arg-type]
         assert the_same(resumed, straight)
         assert not (there and [name for name in os.listdir(folder) if ".tmp-" in name])

@@ -21,8 +21,19 @@ IntArray = npt.NDArray[np.int64]
 
 # The modules that reading goes through: a warning is attributed to what called the first of them.
 _READING = {
-    f"{__package__}.{name}" for name in ("ids", "columns", "layouts", "text_files", "readers", "split", "interactions")
-} | {f"{__package__.rpartition('.')[0]}.pyg"}
+    "assemble",
+    "columns",
+    "dates",
+    "folders",
+    "ids",
+    "interactions",
+    "json_files",
+    "layouts",
+    "readers",
+    "split",
+}
+_READING |= {"streams", "tables", "text_files", "words"}
+_MODULES = {f"{__package__}.{name}" for name in _READING} | {__package__.replace(".data", ".pyg")}
 
 
 class InteractionError(InfodclGeoError):
@@ -50,7 +61,7 @@ def escaped(text: object) -> str:
 def warn(message: str) -> None:
     """Warn, attributed to the first caller outside the modules that read interactions."""
     depth, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__") in _READING:
+    while frame.f_back is not None and frame.f_globals.get("__name__") in _MODULES:
         depth, frame = depth + 1, frame.f_back
     warnings.warn(message, InteractionWarning, stacklevel=depth)
 
@@ -141,8 +152,8 @@ class IdMap:
         if len(asked) == 1 and asked[0] is not None:  # one user is asked for: no plan, a look
             row = bisect_left(self.values, asked[0])
             return np.array([row if row < len(self) and self.values[row] == asked[0] else -1], dtype=np.int64)
-        rows = self.values.search_sorted(asked.fill_null(self.values[0]), side="left")
-        rows = np.minimum(np.asarray(rows, dtype=np.int64).reshape(len(asked)), len(self) - 1)
+        found = self.values.search_sorted(asked.fill_null(self.values[0]), side="left")
+        rows = np.minimum(np.asarray(found, dtype=np.int64).reshape(len(asked)), len(self) - 1)
         known = (self.values.gather(rows) == asked).fill_null(False).to_numpy()
         return np.where(known, rows, -1)
 

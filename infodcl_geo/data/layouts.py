@@ -141,7 +141,10 @@ class Layout:
         """The fields of a line."""
         line = line.rstrip("\r\n")
         if '"' in line and self.quoted and "\r" not in line:
-            return next(csv.reader([line], delimiter=str(self.separator), skipinitialspace=True))
+            try:
+                return next(csv.reader([line], delimiter=str(self.separator), skipinitialspace=True))
+            except csv.Error as error:
+                raise InteractionError(f"{self.file}: a line cannot be read ({error})") from None
         if self.separator == ":":
             line = line.replace(":", " ", 1)
         return line.split() if self.separator in (None, ":") else [f.strip() for f in line.split(self.separator)]

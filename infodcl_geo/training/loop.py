@@ -269,7 +269,7 @@ def _validate(state: TrainState, data: Interactions, ks: tuple[int, ...]) -> Non
     metrics = {monitor: float(state.epoch)}
     if data.valid.size(1):
         device = next(model.parameters()).device
-        metrics = rank(data, model.scorer(), "valid", ks=ks, device=device).mean()
+        metrics = rank(data, model.scorer(), "valid", ks=ks, device=device, name=state.name).mean()
         if monitor not in metrics:
             raise OptionError(f"monitor must be one of {', '.join(metrics)}, not {monitor!r}")
     state.history[-1] |= {"seconds": state.seconds, **metrics}
@@ -334,12 +334,14 @@ def rank(
     ks: tuple[int, ...] = (10, 20, 50),
     mask_validation: bool = False,
     device: torch.device | str = "cpu",
+    name: str = "the model",
 ) -> Ranking:
     """Each user's metrics on a held-out split, training items left out of the ranking.
 
     Args:
         device: where ``scorer`` expects its users.
         mask_validation: in test, leave the validation items out of the ranking as well.
+        name: what the user calls the model, for messages.
     """
     seen = [data.train] if split == "valid" or not mask_validation else [data.train, data.valid]
     return evaluate(
@@ -349,4 +351,7 @@ def rank(
         num_items=data.num_items,
         seen=[pairs.to(device) for pairs in seen],
         ks=ks,
+        train=data.train.to(device),
+        item_counts=torch.bincount(data.train[1], minlength=data.num_items).to(device),
+        name=name,
     )
