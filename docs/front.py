@@ -1,4 +1,4 @@
-"""What the README shows of the code and of the results: ``python docs/front.py`` rewrites its tables and its picture."""
+"""The README's tables and its picture, from the code and the results: ``python docs/front.py`` rewrites them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
-from reference import models_in_short
-from results import cell, markdown_table, read_rows
+from reference import models_in_short  # noqa: E402
+from results import cell, markdown_table, read_rows  # noqa: E402
 
 SHOWN = (
     ("popularity", "popularity", "runs.csv"),
@@ -51,11 +51,15 @@ def quality_table() -> str:
         cells = []
         for data in ("office", "taobao", "tiktok"):
             runs = runs_of(data, model, file)
-            means = [cell(runs, f"test {metric}", runs, "model").partition(" ")[0] for metric in ("recall@20", "ndcg@20")]
+            means = [
+                cell(runs, f"test {metric}", runs, "model").partition(" ")[0] for metric in ("recall@20", "ndcg@20")
+            ]
             cells.append(" / ".join(means))
         rows.append([label, *cells])
-    links = [f"[{name}](benchmarks/results/compare_{key})" for key, name in
-             (("office", "Amazon-Office"), ("taobao", "Taobao"), ("tiktok", "TikTok"))]
+    links = [
+        f"[{name}](benchmarks/results/compare_{key})"
+        for key, name in (("office", "Amazon-Office"), ("taobao", "Taobao"), ("tiktok", "TikTok"))
+    ]
     return markdown_table(["", *links], rows)
 
 
@@ -66,10 +70,15 @@ def speed_table() -> str:
     for model, label in TIMED.items():
         row = rows[model]
         once = sum(float(value) for name, value in row.items() if name.startswith("once_") and value)
-        cells.append([
-            label, f"{float(row['seconds_per_epoch']):.2f} s", f"{float(row['ratio_to_pyg_lightgcn']):.3f}",
-            f"{once:.1f} s", f"{float(row['extra_peak_mib']):.0f} MiB",
-        ])
+        cells.append(
+            [
+                label,
+                f"{float(row['seconds_per_epoch']):.2f} s",
+                f"{float(row['ratio_to_pyg_lightgcn']):.3f}",
+                f"{once:.1f} s",
+                f"{float(row['extra_peak_mib']):.0f} MiB",
+            ]
+        )
     return markdown_table(["", "epoch", "of PyG's LightGCN", "once before", "extra peak memory"], cells)
 
 
@@ -102,16 +111,34 @@ def picture(path: Path) -> None:
     left.axhline(vectors, color="#c0392b", lw=1.2, ls="--")
     left.set_xticks(range(len(names) + 1), [*names.values(), "InfoDCL"])
     left.set(ylim=(0.12, 0.146), title="Amazon-Office, test Recall@20 (axis from 0.12)")
-    handles = [plt.Rectangle((0, 0), 1, 1, color=random), plt.Rectangle((0, 0), 1, 1, color=start),
-               plt.Line2D([], [], color="#c0392b", ls="--")]
-    left.legend(handles, ["from random embeddings", "from pretrained vectors", "the vectors alone"], frameon=False, ncols=3,
-                fontsize=8, loc="upper left", columnspacing=1)
-    timed = {row["model"]: float(row["ratio_to_pyg_lightgcn"])
-             for row in read_rows(RESULTS / "epoch_time_electronics" / "epochs.csv")}
-    for place, (model, label) in enumerate(reversed(TIMED.items())):
+    handles = [
+        plt.Rectangle((0, 0), 1, 1, color=random),
+        plt.Rectangle((0, 0), 1, 1, color=start),
+        plt.Line2D([], [], color="#c0392b", ls="--"),
+    ]
+    left.legend(
+        handles,
+        ["from random embeddings", "from pretrained vectors", "the vectors alone"],
+        frameon=False,
+        ncols=3,
+        fontsize=8,
+        loc="upper left",
+        columnspacing=1,
+    )
+    timed = {
+        row["model"]: float(row["ratio_to_pyg_lightgcn"])
+        for row in read_rows(RESULTS / "epoch_time_electronics" / "epochs.csv")
+    }
+    for place, model in enumerate(reversed(TIMED)):
         right.barh(place, timed[model], color=start if model == "infodcl" else random)
         right.text(timed[model] + 0.02, place, f"{timed[model]:.2f}", va="center", fontsize=9)
-    right.set_yticks(range(len(TIMED)), [label.replace("PyTorch Geometric", "PyG").replace("matrix factorisation (MF)", "MF") for label in reversed(TIMED.values())])
+    right.set_yticks(
+        range(len(TIMED)),
+        [
+            label.replace("PyTorch Geometric", "PyG").replace("matrix factorisation (MF)", "MF")
+            for label in reversed(TIMED.values())
+        ],
+    )
     right.set(xlim=(0, 1.8), title="Time of an epoch, PyG's LightGCN = 1")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)

@@ -41,7 +41,10 @@ def models_in_short() -> str:
     for recipe in RECIPES:
         paper = "" if recipe.paper == "-" else f" ({recipe.paper})"
         groups.setdefault((recipe.kind, needs(recipe)), []).append(f"`{recipe.name}`{paper}")
-    return _table(["kind", "needs beside interactions", "models (paper)"], [[*key, "; ".join(names)] for key, names in groups.items()])
+    return _table(
+        ["kind", "needs beside interactions", "models (paper)"],
+        [[*key, "; ".join(names)] for key, names in groups.items()],
+    )
 
 
 def layouts_table() -> str:
