@@ -21,8 +21,12 @@ import pytest
 import yaml
 
 import infodcl_geo
-from infodcl_geo.cli import main
+from infodcl_geo.cli import main, tune
+from infodcl_geo.cli.compare import divided, words_for
+from infodcl_geo.cli.parsing import listed, words_of
+from infodcl_geo.cli.train import parsed
 from infodcl_geo.configuration import configure
+from infodcl_geo.models import find_recipe
 from infodcl_geo.settings import read_settings, read_variants
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -178,24 +182,15 @@ def test_a_command_is_known_to_the_program(
                 words[place + 1] = str(RESULTS / "tune_begin" / "settings.yaml")  # what the reader has made
         assert main([name, *words, "--print_config"]) == 0, capsys.readouterr().err
     elif name == "tune":
-        from infodcl_geo.cli import tune
-
-        assert callable(tune.main)
-        # The options are those of compare, but for a few of its own; a budget and a file are no settings of a model.
-        parsed = tune.make_parser().parse_args(_shared(words))
-        assert parsed.out
+        shared, of_models = divided(words_of(words))
+        for model in listed(tune.make_parser().parse_args(shared).models):
+            recipe = find_recipe(model)
+            parsed([*shared, *words_for(recipe, of_models)], recipe, tune.make_parser)
     else:
         with pytest.raises(SystemExit):
             main([name, "--help"])
         text = capsys.readouterr().out
         assert all(word.partition("=")[0] in text for word in words if word.startswith("--")), command
-
-
-def _shared(words: list[str]) -> list[str]:
-    from infodcl_geo.cli.compare import divided
-    from infodcl_geo.cli.parsing import words_of
-
-    return divided(words_of(words))[0]
 
 
 def test_files_that_pages_name_exist() -> None:

@@ -115,8 +115,8 @@ def write(app: Any) -> None:
         target.write_text(page(path, folder, fast), encoding="utf-8")
     listed = "\n".join(f"   {name}" for name in names)
     index = (
-        "Examples\n========\n\nEach is one file of the folder ``examples``. What they print, and their pictures, were made "
-        f"when this site was built.\n\n.. toctree::\n   :maxdepth: 1\n\n{listed}\n"
+        "Examples\n========\n\nEach is one file of the folder ``examples``. What they print, and their pictures, were "
+        f"made when this site was built.\n\n.. toctree::\n   :maxdepth: 1\n\n{listed}\n"
     )
     (folder / "index.rst").write_text(index, encoding="utf-8")
 

@@ -185,8 +185,8 @@ _INTRODUCTION = """# Results
 
 Each study asks one question of one data set. Quality is the mean ± standard deviation over three seeds of test
 Recall@20 and NDCG@20: the epoch is chosen on validation, training items are left out of the ranking, and the test split
-is scored once a run. What is copied from a paper is marked. `DATA` in the commands is a folder with the data sets of the
-papers.
+is scored once a run. What is copied from a paper is marked. `DATA` in the commands is a folder with the data sets of
+the papers.
 
 Nothing on these pages is written by hand: they are made from `benchmarks/results`, where each study has a folder with
 its numbers, its command and its settings. Its `README.md` says how to add one.
