@@ -178,7 +178,7 @@ def lay_out(plain: Layout, text: str, columns: Columns, format: Format | None) -
         if known is not None and not all(is_number(f) for row in bare for f in row):
             return replace(plain, format="pairs", width=len(known.fields), known=known)
     if format in ("recbole", "table") or (format is None and _has_header(rows, columns)):
-        if format is None and not any(isinstance(c, str) and not is_position(c) for c in columns.given.values()):
+        if format is None and not columns.given:
             _require_a_header(fields, where)
         if len(lines) == 1:
             raise InteractionError(f"{plain.file}: empty, a header and no interactions")
