@@ -157,6 +157,7 @@ class EmbeddingModel(Model):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Draw the initial embeddings, in place."""
         nn.init.normal_(self.user_embedding.weight, std=self.init_std)
         nn.init.normal_(self.item_embedding.weight, std=self.init_std)
 
