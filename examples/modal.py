@@ -1,7 +1,8 @@
 """Channels from feature matrices of items: ``python examples/modal.py --data DATA/tiktok --features audio image``.
 
-The folder holds interactions and ``<name>_feat.npy``, one row for each item, in the order of ids that are 0 to n - 1, or
-of the ids in ``--feature_ids``. Every matrix is a channel of its own; all train together. Without ``--data`` the generated data set is used, with noisy pictures of its planted topics.
+The folder holds interactions and ``<name>_feat.npy``, one row for each item, in the order of ids that are 0 to n - 1,
+or of the ids in ``--feature_ids``. Every matrix is a channel of its own; all train together. Without ``--data`` the
+generated data set is used, with noisy pictures of its planted topics.
 """
 
 from __future__ import annotations

@@ -32,9 +32,10 @@ class InfoNCEOptions:
         allow_tf32: on a GPU, form float32 products from operands rounded to TensorFloat-32. Without it NVIDIA's matrix
             units form three such products for each, which keeps float32 accuracy. None asks
             ``torch.get_float32_matmul_precision()``: yes at 'high' and 'medium'.
-        bfloat16: on a CPU that multiplies bfloat16 natively, form the products of float32 (or half) inputs from
-            operands rounded to bfloat16, accumulated in float32; logits are rounded once more, sums and norms are not.
-            On any other CPU, and for float64, this changes nothing. None: yes at 'medium'.
+        bfloat16: form the products of float32 inputs from operands rounded to bfloat16, accumulated in float32: on a
+            GPU, and on a CPU that multiplies bfloat16 natively (which also rounds logits once more, and does so for
+            half types too). Sums and norms are not rounded. On any other CPU, and for float64, this changes nothing.
+            None: yes at 'medium'.
         forward_tiling, candidate_tiling: (anchors, candidates, warps, stages) of a tile of the Triton kernels that
             stream candidates and anchors; None for the tuned choice.
     """

@@ -25,6 +25,7 @@ from infodcl_geo.configuration import configure
 from infodcl_geo.data.generated import Demo, demo
 from infodcl_geo.data.ids import IdMap
 from infodcl_geo.data.interactions import Interactions, load_interactions
+from infodcl_geo.errors import OptionError
 from infodcl_geo.experiment import prepare, run
 from infodcl_geo.graph.graph import Graph, interaction_graph, to_scipy
 from infodcl_geo.graph.similarity import jaccard_graph
@@ -365,6 +366,21 @@ def test_options_choose_channels_and_their_files(tmp_path: Path, planted: Demo) 
         ChannelOptions(links="x.link")
     with pytest.raises(ValueError, match="not 'friends'"):
         ChannelOptions(channels="user,friends")
+    for wrong, message in (
+        ({"feature_ids": "ids.txt"}, "feature_ids is given, but channels=user has no 'modal'"),
+        ({"channels": "modal", "features": " , "}, "features names no file"),
+        (
+            {"channels": "modal", "features": "a,b,c", "feature_ids": "a,b"},
+            "feature_ids names 2 files for 3",
+        ),
+        ({"similar_items": 0}, "similar_items must be at least 1, not 0"),
+        ({"knowledge_method": "guess"}, "knowledge_method must be one of shared, propagate, kge, not 'guess'"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            ChannelOptions(**wrong)  # type: ignore[arg-type]
+    for ids, expected in ((None, (None, None)), ("i", ("i", "i")), ("i,j", ("i", "j"))):
+        chosen = ChannelOptions(channels="modal", features="a, b", feature_ids=ids)
+        assert chosen.feature_files == list(zip(("a", "b"), expected, strict=True))
 
 
 @pytest.mark.real_data

@@ -13,8 +13,16 @@ from infodcl_geo.channels.ease import EaseChannel
 from infodcl_geo.data.ids import IdMap
 from infodcl_geo.data.interactions import Interactions
 from infodcl_geo.errors import InfodclGeoError
+from infodcl_geo.graph import item_item
 from infodcl_geo.graph.graph import Graph, sparse_matrix, to_scipy
-from infodcl_geo.graph.item_item import dense_bytes, ease_weights, item_weights, local_ease_graph, strongest_into
+from infodcl_geo.graph.item_item import (
+    dense_bytes,
+    ease_weights,
+    item_weights,
+    local_ease_graph,
+    slim_graph,
+    strongest_into,
+)
 
 
 def random_pairs(seed: int, num_users: int, num_items: int, share: float = 0.3) -> Tensor:
@@ -86,6 +94,35 @@ def test_top_k_keeps_the_weights_of_largest_absolute_value() -> None:
         place = row.abs().topk(4).indices
         expected[place] = row[place]
         torch.testing.assert_close(kept, expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    share=st.sampled_from([0.0, 0.2, 0.6, 1.0]),
+    l1=st.sampled_from([0.0, 0.5, 2.0]),
+    l2=st.sampled_from([0.5, 20.0]),
+)
+def test_slim_meets_its_conditions_of_optimality(seed: int, share: float, l1: float, l2: float) -> None:
+    pairs = random_pairs(seed, 20, 9, share)
+    b = table(slim_graph(pairs, 20, 9, l1=l1, l2=l2, sweeps=5000, tolerance=1e-9)).double().T
+    x = torch.zeros(20, 9, dtype=torch.float64)
+    x[pairs[0], pairs[1]] = 1
+    slope = x.T @ x @ b - x.T @ x + l2 * b + l1  # of the objective, by each weight
+    assert (b >= 0).all()
+    assert (b.diagonal() == 0).all()
+    others = ~torch.eye(9, dtype=torch.bool)
+    assert (slope[others] > -1e-3).all()
+    torch.testing.assert_close(slope[b > 0], torch.zeros(int((b > 0).sum()), dtype=torch.float64), atol=1e-3, rtol=0)
+
+
+def test_slim_without_a_compiler_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = random_pairs(3, 40, 12)
+    compiled = slim_graph(pairs, 40, 12)
+    monkeypatch.setattr(item_item, "_compiled", lambda function: function)
+    torch.testing.assert_close(table(slim_graph(pairs, 40, 12)), table(compiled))
+    with pytest.raises(InfodclGeoError, match="l1 cannot be negative"):
+        slim_graph(pairs, 40, 12, l1=-1.0)
 
 
 def test_memory_decides_between_the_forms() -> None:

@@ -21,7 +21,7 @@ class ChannelError(InfodclGeoError):
 
 
 def printable(text: object) -> str:
-    """Text in one line without control characters, as it may go to a terminal: they are shown as ``\\x1b`` and so on."""
+    """Text in one line that may go to a terminal: control characters are shown as ``\\x1b`` and so on."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 

@@ -321,6 +321,8 @@ def _numeric_dates(groups: pl.DataFrame, words: pl.Series, source: str) -> pl.Se
     """Dates of three numbers: year first, or day and month in the one order that suits all rows."""
     first_is_year = groups["a"].str.len_chars() == 4
     last_is_year = groups["c"].str.len_chars() == 4
+    if not (first_is_year | last_is_year).all():  # a year of two digits can stand anywhere
+        return pl.Series(np.zeros(len(words))).set((~(first_is_year | last_is_year)), None)
     others = groups.filter(~first_is_year).select(pl.col("a", "b").cast(pl.Int32), pl.col("mark"))
     day_first = False
     if len(others):

@@ -44,7 +44,7 @@ __all__ = [
 
 
 _PARTS = ("train", "valid", "test")
-_CHECKED = 1 << 22  # pairs that are checked at once
+_CHECKED = 1 << 20  # pairs that are checked at once
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Public containers

@@ -281,8 +281,13 @@ def from_object(source: Any, how: Reading) -> tuple[Table, str]:
         source = pl.DataFrame({str(c): _from_pandas(source[c], name) for c in source.columns})
     elif kind == "pyarrow" and hasattr(source, "column_names"):
         try:
-            source = pl.from_arrow(source)
-        except Exception as error:  # types that polars does not have
+            position = find_columns(source.column_names, how.columns, name)
+            names = list(source.column_names)
+            source = pl.from_arrow(source.select([names[at] for at in sorted(set(position.values()))]))
+            return _typed_table(name, source, names, position, how), name
+        except InteractionError:
+            raise
+        except (Exception, pl.exceptions.PanicException) as error:  # types that polars does not have
             raise InteractionError(f"{name}: a column cannot be read ({one_line(error)})") from None
     if isinstance(source, pl.DataFrame):
         position = find_columns(source.columns, how.columns, name)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .ids import IntArray, InteractionError, warn
 
-_DRAWN = 1 << 22  # rows whose order is drawn at once: a bound on the memory of a random split
+_DRAWN = 1 << 20  # rows whose order is drawn at once: a bound on the memory of a random split
 
 
 @dataclass(frozen=True)

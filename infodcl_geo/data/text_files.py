@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -85,20 +85,21 @@ def _stream(file: Path, encoding: str | None) -> Iterator[bytes]:
     size = require_file(file)
     with open(file, "rb") as raw:
         packed = file.suffix == ".gz" or raw.read(2) == b"\x1f\x8b"
+        if packed and size > 20:  # the last four bytes say the unpacked size, of honest files below 4 GiB
+            raw.seek(-4, os.SEEK_END)
+            _bound(file, size, int.from_bytes(raw.read(4), "little"))
         raw.seek(0)
         source: IO[bytes] = gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[assignment]
         try:
+            b"".decode(encoding or "utf-8")  # refuses also what turns bytes to bytes
             decoder = codecs.getincrementaldecoder(encoding)() if encoding else None
-        except LookupError:
+        except (LookupError, ValueError):
             raise InteractionError(f"{file}: no text encoding is called {escaped(encoding)!r}") from None
         total, first = 0, True
         while piece := source.read(_BLOCK):
             total += len(piece)
-            if packed and total > RATIO * size + ALLOWANCE:
-                raise InteractionError(
-                    f"{file}: {size} bytes unpack to more than {total}, over {RATIO} times as many; if that is no "
-                    "mistake, unpack it yourself"
-                )
+            if packed:
+                _bound(file, size, total)
             if first and not encoding:
                 _refuse(file, piece)
             if decoder is not None:
@@ -108,6 +109,14 @@ def _stream(file: Path, encoding: str | None) -> Iterator[bytes]:
                     raise InteractionError(f"{file}: not text in {encoding} ({one_line(error)})") from None
             yield piece.removeprefix(b"\xef\xbb\xbf") if first else piece
             first = False
+
+
+def _bound(file: Path, size: int, unpacked: int) -> None:
+    if unpacked > RATIO * size + ALLOWANCE:
+        raise InteractionError(
+            f"{file}: {size} bytes unpack to {unpacked} or more, over {RATIO} times as many; if that is no mistake, "
+            "unpack it yourself"
+        )
 
 
 def _refuse(file: Path, head: bytes) -> None:
@@ -324,24 +333,31 @@ def read_text(
 
         return fail
 
-    return converted(parts, layout, integers_only, time_format, failing)
+    names = layout.header or [str(at) for at in range(layout.width)]
+    named = {key: names[at] for key, at in position.items()}
+    return _converted(parts, str(layout.file), named, integers_only, time_format, failing)
 
 
-def converted(
-    parts: dict[str, list[Words]], layout: Layout, integers_only: bool, time_format: str | None, failing: Any
+def _converted(
+    parts: dict[str, list[Words]],
+    source: str,
+    names: dict[str, str],
+    integers_only: bool,
+    time_format: str | None,
+    failing: Callable[[str], Fail],
 ) -> dict[str, Any]:
+    """Columns in portions to what their roles need; ``parts`` is used up."""
     values: dict[str, Any] = {}
     for key in list(parts):
         column = parts.pop(key)
         if key == "time":
-            values[key] = times_of(column, time_format, str(layout.file), failing(key))
+            values[key] = times_of(column, time_format, source, failing(key))
         elif key == "part":
-            name = layout.header[0] if layout.header else "split"
-            values[key] = declared_parts(column, name, str(layout.file))
+            values[key] = declared_parts(column, names[key], source)
+        elif key in NUMBERS:
+            values[key] = numbers_of(column, failing(key))
         else:
-            values[key] = (
-                numbers_of(column, failing(key)) if key in NUMBERS else ids_of(column, integers_only, failing(key))
-            )
+            values[key] = ids_of(column, integers_only, failing(key))
     return values
 
 
@@ -474,7 +490,8 @@ def read_json(
 
         return fail
 
-    return converted(parts, replace(layout, header=["split"]), False, time_format, failing), names, position
+    named = {key: names[at] for key, at in position.items()}
+    return _converted(parts, str(layout.file), named, False, time_format, failing), names, position
 
 
 # ---------------------------------------------------------------------------------------------------------------------
