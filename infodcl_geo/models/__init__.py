@@ -6,6 +6,7 @@ from . import (
     diffcl,
     diffrec,
     ease,
+    freedom,
     gfcf,
     infodcl,
     lightgcl,
@@ -17,6 +18,7 @@ from . import (
     simdiff,
     simgcl,
     svd,
+    vbpr,
     xsimgcl,
 )
 from .base import Batch, EmbeddingModel, Fitted, Model
@@ -29,6 +31,8 @@ RECIPES: tuple[Recipe, ...] = tuple(
         infodcl,
         simdiff,
         diffcl,
+        vbpr,
+        freedom,
         mf,
         lightgcn,
         simgcl,
