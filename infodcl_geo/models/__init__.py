@@ -8,6 +8,7 @@ from . import (
     directau,
     ease,
     enmf,
+    freedom,
     gfcf,
     giffcf,
     ials,
@@ -25,6 +26,7 @@ from . import (
     slim,
     svd,
     turbocf,
+    vbpr,
     xsimgcl,
 )
 from .base import Batch, EmbeddingModel, Fitted, Model
@@ -37,6 +39,8 @@ RECIPES: tuple[Recipe, ...] = tuple(
         infodcl,
         simdiff,
         diffcl,
+        vbpr,
+        freedom,
         mf,
         enmf,
         sccf,
