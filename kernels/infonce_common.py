@@ -65,6 +65,7 @@ class InfoNCEOptions:
 
 
 def accumulator(x: Tensor) -> torch.dtype:
+    """What sums over x are kept in: float32, or float64 where x is."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 

@@ -158,6 +158,16 @@ def _type_words(kind: Any) -> str:
     return " or ".join(names.get(part, str(part)) for part in kinds)
 
 
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value read from JSON can be that of an option."""
+    kinds = get_args(kind) or (kind,)
+    if _choices(kind):
+        return value in _choices(kind) or (value is None and type(None) in kinds)
+    if isinstance(value, bool):
+        return bool in kinds
+    return isinstance(value, tuple(float | int if part is float else part for part in kinds))
+
+
 @cache
 def documentation(kind: type) -> dict[str, str]:
     """Documentation of a dataclass' fields by name, from its docstring and those of its bases."""
