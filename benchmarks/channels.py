@@ -55,7 +55,9 @@ NO_CHANNEL, SIMILARITY, REAL, SHUFFLED, BOTH, BESIDE_NOISE = VARIANTS = (
 METRICS = ("recall@20", "ndcg@20")
 
 
-def real_channel(options: argparse.Namespace, data: Interactions, planted: Demo | None, vectors: PretrainedVectors) -> Channel:
+def real_channel(
+    options: argparse.Namespace, data: Interactions, planted: Demo | None, vectors: PretrainedVectors
+) -> Channel:
     """The channel of the real graph."""
     if options.social:
         social = planted.social if planted else load_social(options.social, data)
@@ -69,7 +71,9 @@ def real_channel(options: argparse.Namespace, data: Interactions, planted: Demo 
     return Modal(load_features(options.features, data), options.feature_metadata)(data, vectors)
 
 
-def shuffled_channel(channel: Channel, data: Interactions, vectors: PretrainedVectors, seed: int, *, by_row: bool) -> Channel:
+def shuffled_channel(
+    channel: Channel, data: Interactions, vectors: PretrainedVectors, seed: int, *, by_row: bool
+) -> Channel:
     """The same channel from a shuffled graph; ``by_row`` deals the rows of the covered items anew, for metadata that
     are not made from the graph."""
     assert channel.graph is not None

@@ -15,7 +15,6 @@ except ImportError:  # needed on a GPU alone
 
 
 if triton is not None:
-
     # Triton reads annotations: one that is not its own does not compile.
     @triton.jit
     def exponentials(out, ROUNDS: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]

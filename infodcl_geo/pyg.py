@@ -11,29 +11,31 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from .data.ids import IdMap, InteractionError
-from .data.columns import check_finite
-from .data.readers import from_edges
-
-if TYPE_CHECKING:
-    from torch_geometric.data import HeteroData
-    from torch_geometric.typing import EdgeType
-from typing import TYPE_CHECKING
-
 from .channels.base import warn_of_file as _warn
 from .channels.knowledge import KnowledgeGraph, sorted_triples
 from .channels.modal import ItemFeatures
 from .channels.social import SocialGraph
-from .data.interactions import Interactions, Split, assemble
+from .data.assemble import assemble
+from .data.columns import check_finite
+from .data.ids import IdMap, InteractionError
+from .data.interactions import Interactions, Split
+from .data.readers import from_edges
+from .data.tables import Table
+
+if TYPE_CHECKING:
+    from torch_geometric.data import HeteroData
+    from torch_geometric.typing import EdgeType
+
+_HELD_OUT = {"valid": ("valid", "val", "validation"), "test": ("test",)}
 
 
 def from_hetero_data(
-    data: HeteroData,
+    data: HeteroData | Sequence[HeteroData],
     *,
     edge_type: tuple[str, str, str] | None = None,
-    valid: Tensor | None = None,
-    test: Tensor | None = None,
-    split: Split = Split(),
+    valid: Tensor | HeteroData | None = None,
+    test: Tensor | HeteroData | None = None,
+    split: Split = Split(),  # noqa: B008 - frozen
     min_rating: float | None = None,
     k_core: int = 0,
     seed: int = 0,
@@ -41,14 +43,18 @@ def from_hetero_data(
 ) -> Interactions:
     """Interactions of a PyG graph; raw ids are node numbers.
 
-    Ratings and times are the edge attributes ``rating`` and ``time``, where there are.
+    Ratings and times are the edge attributes ``rating`` and ``time``, where there are. A graph that carries its split
+    is split that way: by masks over the edges (``train_mask``, ``val_mask``, ``test_mask``), by edges under
+    ``valid_edge_index`` (or ``val_``) and ``test_edge_index``, or by ``edge_label_index`` with ``edge_label``, whose
+    edges with a positive label that are not among the graph's edges are held out for test. Edges with a label of 0 are
+    negatives, and no interactions. What is held out is not trained on, also where ``edge_index`` has it.
 
     Args:
-        data: the graph.
+        data: the graph; or the three for training, validation and test that PyG's ``RandomLinkSplit`` gives.
         edge_type: the edges from users to items; default: the only edge type between two different node types that is
             not a reverse (``rev_...``), or the only one of these from nodes called ``user``.
-        valid: validation edges ``[2, E]``, if the graph's edges are for training only.
-        test: test edges ``[2, E]``, if the graph's edges are for training only.
+        valid: validation edges ``[2, E]``, or a graph that has them as ``edge_label_index``.
+        test: test edges, the same way.
         split: how to split what is not split yet, as in :func:`load_interactions`.
         min_rating: as in :func:`load_interactions`; ``valid`` and ``test`` edges have no rating and all stay.
         k_core: as in :func:`load_interactions`.
@@ -58,33 +64,106 @@ def from_hetero_data(
     Raises:
         InteractionError: if there are no such edges.
     """
+    if isinstance(data, (tuple, list)):
+        if len(data) != 3 or valid is not None or test is not None:
+            raise InteractionError("HeteroData: give one graph, or the three of training, validation and test")
+        data, valid, test = data
+    assert not isinstance(data, Sequence)
+    edge_type = _interaction_type(data, edge_type)
+    source = f"HeteroData {edge_type}"
+    store = data[edge_type]
+    if "edge_index" not in store:
+        raise InteractionError(f"{source}: no edge_index")
+    tables = {"train": _with_attributes(from_edges(f"{source} train", store.edge_index), store, source)}
+    masks = {p: store.get(f"{n}_mask") for p, names in _HELD_OUT.items() for n in names if f"{n}_mask" in store}
+    for part, given in (("valid", valid), ("test", test)):
+        edges = _positives(given, edge_type, source) if given is not None else None
+        for word in _HELD_OUT[part]:
+            edges = store.get(f"{word}_edge_index") if edges is None else edges
+        if edges is None and part in masks:
+            tables[part] = tables["train"][_mask(masks[part], len(tables["train"]), f"{source} {part}")]
+        elif edges is not None and edges.numel():
+            tables[part] = from_edges(f"{source} {part}", edges)
+    labelled = _positives(data, edge_type, source) if "edge_label_index" in store else None
+    if labelled is not None and labelled.numel():
+        table = from_edges(f"{source} edge_label_index", labelled)
+        new = ~np.isin(_keys(table), _keys(tables["train"]))
+        if new.any() and valid is None and test is None and "test" not in tables:
+            tables["test"] = table[new]
+    held_out = [_keys(tables[p]) for p in ("valid", "test") if p in tables]
+    if held_out:
+        kept = ~np.isin(_keys(tables["train"]), np.concatenate(held_out))
+        if "train_mask" in store:
+            kept &= _mask(store.train_mask, len(kept), f"{source} train")
+        if not kept.any():
+            raise InteractionError(f"{source}: all edges are held out, none is left for training")
+        tables["train"] = tables["train"][kept]
+    return assemble(
+        {p: tables[p] for p in _PARTS if p in tables},
+        name=name,
+        source=source,
+        format="HeteroData",
+        split=split,
+        min_rating=min_rating,
+        k_core=k_core,
+        seed=seed,
+    )
+
+
+def _interaction_type(data: HeteroData, edge_type: tuple[str, str, str] | None) -> tuple[str, str, str]:
     if edge_type is None:
         candidates = [t for t in data.edge_types if t[0] != t[2] and not t[1].startswith("rev_")]
         if len(candidates) > 1:
             candidates = [t for t in candidates if t[0] == "user"]
         if len(candidates) != 1:
             raise InteractionError(f"HeteroData: name the user-item edges with edge_type=, one of {data.edge_types}")
-        edge_type = candidates[0]
+        return candidates[0]
     if edge_type not in data.edge_types:
         raise InteractionError(f"HeteroData: no edges {edge_type}; there are {data.edge_types}")
-    store = data[edge_type]
-    source = f"HeteroData {edge_type}"
-    if "edge_index" not in store:
-        raise InteractionError(f"{source}: no edge_index")
-    parts = {"train": store.edge_index, "valid": valid, "test": test}
-    tables = {p: from_edges(f"{source} {p}", edges) for p, edges in parts.items() if edges is not None}
-    count = len(tables["train"])
+    return edge_type
+
+
+def _positives(given: Any, edge_type: tuple[str, str, str], source: str) -> Tensor:
+    """Held-out edges: those given, or those of a graph whose label is not 0."""
+    if isinstance(given, Tensor):
+        return given
+    store = given[_interaction_type(given, edge_type)]
+    edges, label = store.get("edge_label_index"), store.get("edge_label")
+    if not isinstance(edges, Tensor):
+        raise InteractionError(f"{source}: a graph of held-out edges needs edge_label_index")
+    if label is None:
+        return edges
+    if label.shape != edges.shape[1:]:
+        raise InteractionError(f"{source}: {list(label.shape)} labels for {edges.size(1)} edges")
+    return edges[:, label > 0]
+
+
+def _keys(table: Table) -> np.ndarray:
+    """One number for each pair of node numbers."""
+    return np.asarray(table.users.codes) << 32 | np.asarray(table.items.codes)
+
+
+def _mask(mask: Any, count: int, source: str) -> np.ndarray:
+    values = np.asarray(torch.as_tensor(mask).cpu())
+    if values.shape != (count,) or values.dtype != bool:
+        raise InteractionError(f"{source}: a mask of {values.dtype} {values.shape} for {count} edges")
+    return values
+
+
+def _with_attributes(table: Table, store: Any, source: str) -> Table:
+    """The table with the rating and time of every edge, where there are."""
     attributes: dict[str, Any] = {}
     for key in ("rating", "time"):
         values = store.get(key)
         if values is not None:
             values = np.asarray(torch.as_tensor(values).detach().cpu())
-            if values.shape != (count,):
-                raise InteractionError(f"{source}: {key} has shape {values.shape}, not one value for {count} edges")
+            if values.shape != (len(table),):
+                raise InteractionError(
+                    f"{source}: {key} has shape {values.shape}, not one value for {len(table)} edges"
+                )
             check_finite(source, key, values)
             attributes[key] = values
-    tables["train"] = replace(tables["train"], **attributes)
-    return assemble(tables, name=name, source=source, format="HeteroData", split=split, min_rating=min_rating, k_core=k_core, seed=seed)
+    return replace(table, **attributes, taken=(("user", "node"), ("item", "node"), *((k, k) for k in attributes)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 from .data.interactions import Interactions
 from .errors import OptionError
 from .evaluation.ranking import evaluate
-from .graph.item_item import DEFAULT_L2, DENSE_BYTES, ItemWeights, item_weights
+from .graph.item_item import DEFAULT_L2, DENSE_BYTES, ItemWeights, item_weights, slim_graph
 from .models.item_term import Combination, ItemTerm
 from .models.scoring import Scorer, UserRows
 
@@ -20,6 +20,9 @@ TERM_WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 L2_CANDIDATES = (50.0, 100.0, 200.0, 400.0, 800.0)
 """Penalties of item-item weights that are tried."""
+
+FORMS = ("ease", "slim")
+"""Forms of the item term's weights."""
 
 MAX_USERS = 4096
 """Users of the validation split that judge, at most."""
@@ -119,6 +122,35 @@ def choose_term(
     }
     best = max(found, key=lambda name: found[name].ndcg.get(found[name].value, 0.0))
     return TermChoice(best, found[best].value, {name: choice.ndcg for name, choice in found.items()})
+
+
+def fit_terms(
+    data: Interactions, *, l2: float | None = None, forms: Sequence[str] = FORMS, device: torch.device | str = "cpu"
+) -> dict[str, ItemTerm]:
+    """Item terms of the training histories, by the form of their weights, for :func:`choose_term`.
+
+    Args:
+        l2: penalty of EASE; ``None`` for that of :func:`choose_l2`.
+        forms: 'ease' (:func:`~infodcl_geo.graph.item_item.item_weights`, dense where that fits) and 'slim'
+            (:func:`~infodcl_geo.graph.item_item.slim_graph`).
+        device: of the terms.
+
+    Raises:
+        OptionError: if a form is unknown.
+    """
+    unknown = [form for form in forms if form not in FORMS]
+    if unknown:
+        raise OptionError(f"item terms are {' and '.join(FORMS)}, not {unknown[0]!r}")
+    train, sizes = data.train.to(device), (data.num_users, data.num_items)
+    rows = UserRows(train, *sizes)
+    terms: dict[str, ItemTerm] = {}
+    for form in forms:
+        if form == "slim":
+            weights: ItemWeights = slim_graph(train, *sizes).to(device)
+        else:
+            weights = choose_l2(data, device=device)[1] if l2 is None else item_weights(train, *sizes, l2)
+        terms[form] = ItemTerm(rows, weights)
+    return terms
 
 
 def choose_l2(

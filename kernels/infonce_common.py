@@ -17,9 +17,13 @@ EPS = 1e-12  # the smallest norm a vector is divided by, as in torch.nn.function
 SAFE_LOGIT = 64.0
 
 
-@torch.compiler.assume_constant_result  # torch.compile cannot trace the call; it fixes the value it finds
 def _matmul_precision() -> str:
     return torch.get_float32_matmul_precision()
+
+
+# torch.compile cannot trace the call; it fixes the value it finds. This is torch.compiler.assume_constant_result, which
+# would load the compiler, a second, into every process that imports the kernels.
+_matmul_precision._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -32,9 +36,10 @@ class InfoNCEOptions:
         allow_tf32: on a GPU, form float32 products from operands rounded to TensorFloat-32. Without it NVIDIA's matrix
             units form three such products for each, which keeps float32 accuracy. None asks
             ``torch.get_float32_matmul_precision()``: yes at 'high' and 'medium'.
-        bfloat16: on a CPU that multiplies bfloat16 natively, form the products of float32 (or half) inputs from
-            operands rounded to bfloat16, accumulated in float32; logits are rounded once more, sums and norms are not.
-            On any other CPU, and for float64, this changes nothing. None: yes at 'medium'.
+        bfloat16: form the products of float32 inputs from operands rounded to bfloat16, accumulated in float32: on a
+            GPU, and on a CPU that multiplies bfloat16 natively (which also rounds logits once more, and does so for
+            half types too). Sums and norms are not rounded. On any other CPU, and for float64, this changes nothing.
+            None: yes at 'medium'.
         forward_tiling, candidate_tiling: (anchors, candidates, warps, stages) of a tile of the Triton kernels that
             stream candidates and anchors; None for the tuned choice.
     """
@@ -60,6 +65,7 @@ class InfoNCEOptions:
 
 
 def accumulator(x: Tensor) -> torch.dtype:
+    """What sums over x are kept in: float32, or float64 where x is."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 

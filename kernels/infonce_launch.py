@@ -101,6 +101,11 @@ def arch_of(device: torch.device) -> int:
     return 10 * major + minor
 
 
+def multiprocessors(device: torch.device) -> int:
+    """How many the device has; the interpreter is given a few, so that it splits as well."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
+
+
 class TritonTiles:
     """Runs the kernels; the counterpart of ``_TorchTiles`` for CUDA and HIP devices."""
 
@@ -124,12 +129,14 @@ class TritonTiles:
         if max(self.anchors, self.candidates) > _BIG - 1024:
             raise InfodclGeoError("the Triton kernels take fewer than 2^31 anchors and candidates")
         self.width, arch = block_d(self.d), arch_of(x.device)
-        _, allow_tf32, *tilings, _ = tuning
-        self.precision = precision(x.dtype, self.width, bool(allow_tf32), arch)
-        self.forward_tiling = forward_tiling(x.element_size(), self.width, arch)
+        _, allow_tf32, *tilings, bfloat16 = tuning
+        # The type of the products' operands; sums, norms and results keep the inputs' precision.
+        self.operand = torch.bfloat16 if bfloat16 and x.dtype == torch.float32 else x.dtype
+        self.precision = precision(self.operand, self.width, bool(allow_tf32), arch)
+        self.forward_tiling = forward_tiling(self.operand.itemsize, self.width, arch)
         if any(tilings[:4]):
             self.forward_tiling = Tiling(*tilings[:4])
-        self.candidate_tiling = candidate_tiling(x.element_size(), self.width, arch)
+        self.candidate_tiling = candidate_tiling(self.operand.itemsize, self.width, arch)
         if any(tilings[4:]):
             self.candidate_tiling = Tiling(*tilings[4:])
         self.temperature, self.normalize, self.contrast = temperature, normalize, contrast
@@ -146,7 +153,7 @@ class TritonTiles:
 
     def _unit(self, v: Tensor, scale: float, block: int) -> tuple[Tensor, Tensor]:
         rows = triton.cdiv(v.size(0), block) * block
-        unit = v.new_empty(rows, self.width)
+        unit = v.new_empty(rows, self.width, dtype=self.operand)
         inverse = v.new_empty(rows if self.normalize else 0, dtype=torch.float32)
         block_r = min(block, max(1, 4096 // self.width))
         unit_kernel[(rows // block_r,)](
@@ -167,8 +174,7 @@ class TritonTiles:
 
     def _splits(self, tiles: int, streamed: int, block: int, programs: int) -> tuple[int, int]:
         """Into how many parts to cut the streamed axis so that the programs fill the device once, and their length."""
-        units = torch.cuda.get_device_properties(self.x.device).multi_processor_count if self.x.is_cuda else 4
-        slots = programs * units
+        slots = programs * multiprocessors(self.x.device)
         blocks = triton.cdiv(streamed, block)
         per_split = triton.cdiv(blocks, max(1, min(slots // tiles, blocks)))
         return triton.cdiv(blocks, per_split), per_split * block

@@ -33,10 +33,11 @@ def _forward(
 
     A gradient that is not wanted, or that only the backward pass can compute, is an empty tensor.
     """
-    work = _tiles(x)(
-        x, y, positives, anchor_ids, candidate_ids, rows, cols, log_q, temperature, normalize, contrast, tuning
-    )
-    return work.forward(want_x, want_y and uniform)
+    with torch.cuda.device_of(x):
+        work = _tiles(x)(
+            x, y, positives, anchor_ids, candidate_ids, rows, cols, log_q, temperature, normalize, contrast, tuning
+        )
+        return work.forward(want_x, want_y and uniform)
 
 
 forward_op = torch.library.custom_op("infodcl_geo::infonce", _forward, mutates_args=())
@@ -87,10 +88,11 @@ def _candidate_grad_op(
     tuning: list[int],
 ) -> Tensor:
     """Gradient of ``sum_b grad_b loss_b`` to y, the logits recomputed."""
-    work = _tiles(x)(
-        x, y, positives, anchor_ids, candidate_ids, rows, cols, log_q, temperature, normalize, contrast, tuning
-    )
-    return work.candidate_grad(grad, lse, uniform).to(y.dtype)
+    with torch.cuda.device_of(x):
+        work = _tiles(x)(
+            x, y, positives, anchor_ids, candidate_ids, rows, cols, log_q, temperature, normalize, contrast, tuning
+        )
+        return work.candidate_grad(grad, lse, uniform).to(y.dtype)
 
 
 @_candidate_grad_op.register_fake
@@ -99,6 +101,7 @@ def _(grad: Tensor, lse: Tensor, x: Tensor, y: Tensor, *_: object) -> Tensor:
 
 
 def uses_triton(x: Tensor) -> bool:
+    """Whether the Triton kernels take x: on a GPU, no float64, at most 256 dimensions."""
     return x.is_cuda and x.dtype != torch.float64 and x.size(1) <= 256 and find_spec("triton") is not None
 
 

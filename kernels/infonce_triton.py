@@ -11,6 +11,8 @@ Three launches forward and two backward, no float atomics:
 3. ``anchor_kernel`` adds the splits in order, takes the logarithm, subtracts the positive and goes back through the
    normalisation.
 4. ``candidate_kernel`` recomputes the exponentials with anchor tiles streaming past a tile of candidates.
+
+Counts of rows are not specialised: a last batch of another size shall not compile everything again.
 """
 
 from __future__ import annotations
@@ -20,6 +22,14 @@ import triton.language as tl
 
 
 @triton.jit
+def _raw(v, row, col, rows, d, stride_row, stride_col):
+    """Rows of an input as float32, zero outside; in a transposed table a column can lie beyond 32 bits."""
+    mask = (row < rows)[:, None] & (col < d)[None, :]
+    at = row[:, None] * stride_row + col[None, :].to(tl.int64) * stride_col
+    return tl.load(v + at, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit(do_not_specialize=["rows"])
 def unit_kernel(
     v,
     unit,
@@ -36,8 +46,7 @@ def unit_kernel(
 ):
     row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     col = tl.arange(0, BLOCK_D)
-    mask = (row < rows)[:, None] & (col < d)[None, :]
-    value = tl.load(v + row[:, None] * stride_row + col[None, :] * stride_col, mask=mask, other=0.0).to(tl.float32)
+    value = _raw(v, row, col, rows, d, stride_row, stride_col)
     if NORMALIZE:
         reciprocal = 1.0 / tl.maximum(tl.sqrt(tl.sum(value * value, 1)), eps)
         tl.store(inverse + row, reciprocal, mask=row < rows)
@@ -66,7 +75,7 @@ def _leave_out_pairs(tile, down, across, pair_down, pair_across, at, end, limit)
     return tile, at
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["anchors", "candidates"])
 def forward_kernel(
     x,
     y,
@@ -149,7 +158,7 @@ def forward_kernel(
         tl.store(part_sum + out[:, None] * BLOCK_D + offset_d[None, :], weighted)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["anchors", "candidates", "splits"])
 def anchor_kernel(
     x,
     x_inverse,
@@ -222,8 +231,7 @@ def anchor_kernel(
         weighted /= temperature
         if NORMALIZE:
             inverse = tl.load(x_inverse + row, mask=inside, other=0.0)
-            raw = tl.load(x + row[:, None] * stride_row + col[None, :] * stride_col, mask=mask, other=0.0)
-            unit = raw.to(tl.float32) * inverse[:, None]
+            unit = _raw(x, row, col, anchors, d, stride_row, stride_col) * inverse[:, None]
             weighted = (weighted - unit * tl.sum(unit * weighted, 1)[:, None]) * inverse[:, None]
         tl.store(grad_x + row[:, None] * d + col[None, :], weighted, mask=mask)
 
@@ -247,13 +255,12 @@ def _store_candidate_grad(
     mask = (row < candidates)[:, None] & (col < d)[None, :]
     if NORMALIZE:
         inverse = tl.load(y_inverse + row, mask=row < candidates, other=0.0)
-        raw = tl.load(y_raw + row[:, None] * stride_row + col[None, :] * stride_col, mask=mask, other=0.0)
-        unit = raw.to(tl.float32) * inverse[:, None]
+        unit = _raw(y_raw, row, col, candidates, d, stride_row, stride_col) * inverse[:, None]
         grad = (grad - unit * tl.sum(unit * grad, 1)[:, None]) * inverse[:, None]
     tl.store(grad_y + row[:, None] * d + col[None, :], grad.to(grad_y.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["anchors", "candidates"])
 def candidate_kernel(
     x,
     y,
@@ -343,7 +350,7 @@ def candidate_kernel(
         )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["candidates", "splits"])
 def candidate_sum_kernel(
     part,
     y_raw,

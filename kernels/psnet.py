@@ -322,7 +322,9 @@ def _weight_gradients(
 ) -> tuple[list[Tensor | None], Tensor]:
     """Gradients of the weights and the gate: products over rows of what the kernel left, and sums over its programs."""
     size, hidden = eps.shape[1], w.u_in.shape[0]
-    g_sum, g_norm, g_eps, g_phi_m = sums.sum(0)
+    # Thousands of programs' sums, of either sign, that shall cost no digits.
+    totals = sums.sum(0, dtype=torch.float64)
+    g_sum, g_norm, *_ = totals.float()
     biases = g_units.sum(0)
     found: dict[str, Tensor] = {}
 
@@ -357,10 +359,10 @@ def _weight_gradients(
         found["norm_weight"] = eta0 * share * g_norm
         found["norm_bias"] = eta0 * share * g_sum
         found["rho"] = eta0 * g_share * share * (1 - share)
-        found["eta0"] = g_eps.sum() + share * g_share
+        found["eta0"] = totals[2].sum() + share * g_share
         found["psi"] = columns(g_units, 3).mT @ (eps + phi_m).float()
         found["psi_bias"] = columns(biases, 3)
-    return [found.get(name) for name in PSNetWeights._fields], g_phi_m.sum()
+    return [found.get(name) for name in PSNetWeights._fields], totals[3].sum()
 
 
 _kernel.register_autograd(_backward, setup_context=_setup_context)

@@ -10,7 +10,7 @@ from torch import Tensor
 SWEEPS = 12  # most sweeps; iteration ends when all matrices of a program have converged, after about six
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch"])
 def svd_kernel(
     y_ptr,
     left_ptr,
@@ -34,9 +34,14 @@ def svd_kernel(
     c = tl.arange(0, C)
     r = tl.arange(0, R)
     inside = (b < batch)[:, None] & (c < COUNT)[None, :]
-    offsets = (b * stride_b)[:, None, None] + (c * stride_c)[None, :, None] + (r * stride_r)[None, None, :]
+    # With the batch as the last axis in memory, rows and columns lie far apart.
+    offsets = (b * stride_b)[:, None, None]
+    offsets += (c.to(tl.int64) * stride_c)[None, :, None] + (r.to(tl.int64) * stride_r)[None, None, :]
     mask = inside[:, :, None] & (r < LENGTH)[None, None, :]
     x = tl.load(y_ptr + offsets, mask=mask, other=0.0).to(tl.float32)
+    # What is not finite becomes NaN at the end; until then zeros stand for it, as comparisons of NaN order nothing.
+    spoilt = tl.max(tl.max((~(tl.abs(x) <= 3.4028234663852886e38)).to(tl.int32), axis=2), axis=1) > 0
+    x = tl.where(spoilt[:, None, None], 0.0, x)
     # Squares of entries around 1 stay in range.
     scale = tl.max(tl.max(tl.abs(x), axis=2), axis=1)
     scale = tl.where(scale > 0, scale, 1.0)
@@ -109,6 +114,9 @@ def svd_kernel(
     before = before & (c < COUNT)[None, :, None]
     position = tl.sum(before.to(tl.int32), axis=1)
 
+    lengths = tl.where(spoilt[:, None], float("nan"), lengths)
+    x = tl.where(spoilt[:, None, None], float("nan"), x)
+    w = tl.where(spoilt[:, None, None], float("nan"), w)
     tl.store(values_ptr + (b * COUNT)[:, None] + position, lengths * scale[:, None], mask=inside)
     mask_w = inside[:, :, None] & (c < COUNT)[None, None, :]
     if WIDE:  # right [B, k, m] holds x, left [B, n, k] holds w
@@ -133,15 +141,19 @@ def configuration(n: int, m: int) -> dict[str, int | bool]:
         "C": c,
         "R": r,
         "WIDE": n <= m,
-        # One warp, whose exchanges need no barrier; more than 16 numbers a thread of the two factors spill registers.
-        "MATRICES": min(4, 1 << max(0, (512 // (c * r + c * c)).bit_length() - 1)),
+        # One warp, whose exchanges need no barrier; more than 16 numbers a thread of the two factors spill registers,
+        # and so do several matrices that are four times as long as wide.
+        "MATRICES": 1 if r >= 4 * c else min(4, 1 << max(0, (512 // (c * r + c * c)).bit_length() - 1)),
         "SWEEPS": SWEEPS,
         "num_warps": 1,
     }
 
 
 def svd_triton(y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``batched_svd`` of float32 matrices on a GPU (or in Triton's interpreter): U, S and Vh, contiguous."""
+    """``batched_svd`` of float32 matrices on a GPU (or in Triton's interpreter): U, S and Vh, contiguous.
+
+    A matrix with an entry that is not finite gets NaN: to raise an error would wait for the device.
+    """
     batch, n, m = y.shape
     k = min(n, m)
     left, values, right = y.new_empty(batch, n, k), y.new_empty(batch, k), y.new_empty(batch, k, m)

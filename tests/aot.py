@@ -12,6 +12,7 @@ Use it in a process in which ``TRITON_INTERPRET`` is unset: under the interprete
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import tempfile
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import triton
+from launches import Specialisation
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -109,6 +111,13 @@ def compile_report(
         kernel.__name__, target, registers, spills, compiled.metadata.shared, shared_limit, gpu.warp_size * num_warps,
         compiled.kernel,
     )  # fmt: skip
+
+
+def compile_specialisation(specialisation: Specialisation, target: str) -> CompileReport:
+    """Compile what a launch asks for, see ``launches.specialisations``."""
+    module, kernel, signature, constants, aligned, launch = specialisation
+    function = getattr(importlib.import_module(module), kernel)
+    return compile_report(function, dict(signature), dict(constants), target, aligned=aligned, **dict(launch))
 
 
 def _run_on_cubin(cubin: bytes, tool: str, *options: str) -> str:

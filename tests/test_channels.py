@@ -11,6 +11,7 @@ import torch
 
 from infodcl_geo.channels.agreement import row_agreement
 from infodcl_geo.channels.base import Channel, PretrainedVectors
+from infodcl_geo.channels.build import ChannelOptions, channel_builders
 from infodcl_geo.channels.knowledge import Knowledge, KnowledgeGraph
 from infodcl_geo.channels.modal import ItemFeatures, Modal
 from infodcl_geo.channels.similarity import (
@@ -20,14 +21,17 @@ from infodcl_geo.channels.similarity import (
     user_similarity_metadata,
 )
 from infodcl_geo.channels.social import Social, SocialGraph
+from infodcl_geo.configuration import configure
 from infodcl_geo.data.generated import Demo, demo
 from infodcl_geo.data.ids import IdMap
 from infodcl_geo.data.interactions import Interactions, load_interactions
-from infodcl_geo.experiment import ModelOptions, build_model, channel_builders, default_config, pretrain, run
+from infodcl_geo.errors import OptionError
+from infodcl_geo.experiment import prepare, run
 from infodcl_geo.graph.graph import Graph, interaction_graph, to_scipy
 from infodcl_geo.graph.similarity import jaccard_graph
 from infodcl_geo.graph.spectral import SVDOptions, spectral_embeddings
-from infodcl_geo.models import InfoDCL
+from infodcl_geo.models.infodcl import InfoDCL
+from infodcl_geo.pretraining import pretrain
 from infodcl_geo.training.callbacks import OnValidation
 from infodcl_geo.training.loop import train
 
@@ -321,8 +325,7 @@ def test_a_run_takes_builders_ready_channels_and_functions(planted: Demo) -> Non
     def ours(data: Interactions, vectors: PretrainedVectors) -> Channel:
         return Channel("ours", vectors.items.roll(1, 0), "one item off", torch.ones(data.num_items, dtype=torch.bool))
 
-    config = default_config("infodcl", epochs=1)
-    config = replace(config, model=replace(config.model, dim=8))
+    config = configure("infodcl", epochs=1, dim=8)
     ready = Channel("ready", torch.randn(data.num_items, 8), "noise", torch.zeros(data.num_items, dtype=torch.bool))
     outcome = run(data, config, channels=[Social(planted.social), ours, ready], progress=False)
     assert [channel.name for channel in outcome.channels] == ["social", "ours", "ready"]
@@ -342,7 +345,7 @@ def test_options_choose_channels_and_their_files(tmp_path: Path, planted: Demo) 
     np.savetxt(tmp_path / "triples.txt", (planted.knowledge + torch.tensor([[0], [0], [1000]])).T.numpy(), fmt="%d")
     for name in ("one", "two"):
         np.save(tmp_path / f"{name}.npy", np.random.default_rng(0).random((data.num_items, 6)))
-    options = ModelOptions(
+    options = ChannelOptions(
         channels="user, item,social,knowledge,modal",
         social=str(tmp_path / "edges.txt"),
         knowledge=str(tmp_path / "triples.txt"),
@@ -354,15 +357,30 @@ def test_options_choose_channels_and_their_files(tmp_path: Path, planted: Demo) 
     assert [channel.name for channel in made] == ["user", "item", "social", "knowledge", "one", "two"]
     assert all(channel.metadata.shape == (data.num_items, 8) for channel in made)
     assert (dense(made[3].graph) > 0).sum(1).max() == 7
-    assert ModelOptions(channels="both").channel_names == ["item", "user"]
+    assert ChannelOptions(channels="both").channel_names == ["item", "user"]
     with pytest.raises(ValueError, match="the social channel needs a file: give social"):
-        ModelOptions(channels="social")
+        ChannelOptions(channels="social")
     with pytest.raises(ValueError, match="features is given, but channels=user has no 'modal'"):
-        ModelOptions(features="x.npy")
+        ChannelOptions(features="x.npy")
     with pytest.raises(ValueError, match="links is given, but channels=user has no 'knowledge'"):
-        ModelOptions(links="x.link")
+        ChannelOptions(links="x.link")
     with pytest.raises(ValueError, match="not 'friends'"):
-        ModelOptions(channels="user,friends")
+        ChannelOptions(channels="user,friends")
+    for wrong, message in (
+        ({"feature_ids": "ids.txt"}, "feature_ids is given, but channels=user has no 'modal'"),
+        ({"channels": "modal", "features": " , "}, "features names no file"),
+        (
+            {"channels": "modal", "features": "a,b,c", "feature_ids": "a,b"},
+            "feature_ids names 2 files for 3",
+        ),
+        ({"similar_items": 0}, "similar_items must be at least 1, not 0"),
+        ({"knowledge_method": "guess"}, "knowledge_method must be one of shared, propagate, kge, not 'guess'"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            ChannelOptions(**wrong)  # type: ignore[arg-type]
+    for ids, expected in ((None, (None, None)), ("i", ("i", "i")), ("i,j", ("i", "j"))):
+        chosen = ChannelOptions(channels="modal", features="a, b", feature_ids=ids)
+        assert chosen.feature_files == list(zip(("a", "b"), expected, strict=True))
 
 
 @pytest.mark.real_data
@@ -418,11 +436,10 @@ def test_learned_weights_find_the_channel_of_noise(planted: Demo) -> None:
         rows = torch.randn(vectors.items.shape, generator=torch.Generator().manual_seed(0))
         return Channel("noise", rows, "noise", torch.ones(data.num_items, dtype=torch.bool))
 
-    config = default_config("infodcl", epochs=60)
-    config = config.changed(model={"num_layers": 1}, infodcl={"channel_weights": "learned"})
-    vectors = pretrain(data, config, device=torch.device("cpu"))
+    config = configure("infodcl", epochs=60, num_layers=1, channel_weights="learned")
+    vectors = pretrain(data, config.options)[1]
     channels = [noise(data, vectors), UserSimilarity()(data, vectors), Social(planted.social)(data, vectors)]
-    model = build_model(data, config, channels, vectors)
+    model = prepare(data, config, channels=channels, vectors=vectors).model
     assert isinstance(model, InfoDCL)
     seen: list[list[float]] = []
     train(

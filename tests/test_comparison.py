@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,15 +18,18 @@ from scipy import stats
 from test_ease import blocks
 
 from infodcl_geo.cli import main
-from infodcl_geo.comparison import STUDIED, Entry, TableFile, compare, describe, read_settings, summary
+from infodcl_geo.comparison import Entry, Planned, TableFile, compare, describe, summary
+from infodcl_geo.configuration import Config, configure
 from infodcl_geo.data.interactions import Interactions
 from infodcl_geo.evaluation.ranking import Ranking
 from infodcl_geo.evaluation.significance import best_baseline, differences, holm, paired_test
-from infodcl_geo.experiment import Config, Run, best_num_layers, default_config, spectral_vectors
-from infodcl_geo.graph.spectral import SVDOptions
-from infodcl_geo.models import EASEOptions
+from infodcl_geo.models import RECIPES, Fitted, find_recipe
 from infodcl_geo.models.scoring import dot_scorer
-from infodcl_geo.training.loop import TrainResult
+from infodcl_geo.outcome import Run
+from infodcl_geo.pretraining import best_num_layers, spectral_vectors
+from infodcl_geo.settings import read_settings, read_variants
+from infodcl_geo.training.state import TrainResult
+from infodcl_geo.tuning import Budget, Search, searched
 
 METRICS = ["recall@20", "ndcg@20"]
 
@@ -39,7 +41,7 @@ class Executor:
         self.done: list[tuple[str, int]] = []
 
     def __call__(self, config: Config) -> Run:
-        name, seed = config.model.model, config.training.seed
+        name, seed = config.name, config.training.seed
         self.done.append((name, seed))
         generator = torch.Generator().manual_seed(1000 * seed + len(name))
         users = {metric: torch.rand(12, generator=generator, dtype=torch.float64) for metric in METRICS}
@@ -47,7 +49,7 @@ class Executor:
         ranking = Ranking(torch.arange(12), users, (20,), torch.stack([empty, empty]), empty)
         result = TrainResult(5, {"ndcg@20": 0.1 + seed / 100}, [0.5] * 7)
         scorer = dot_scorer(torch.zeros(1, 1), torch.zeros(1, 1))
-        return Run(config, scorer, result, ranking.mean(), {"channels": 1.5}, ranking=ranking)
+        return Run(config, Fitted({}, scorer), scorer, result, ranking.mean(), {"channels": 1.5}, ranking=ranking)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,7 @@ def data() -> Interactions:
 
 
 def plan(*models: str, seeds: tuple[int, ...] = (0, 1), **training: Any) -> list[Config]:
-    return [default_config(model, seed=seed, **training) for model in models for seed in seeds]  # type: ignore[arg-type]
+    return [configure(model, seed=seed, **training) for model in models for seed in seeds]  # type: ignore[arg-type]
 
 
 def test_nothing_is_run_twice(data: Interactions, tmp_path: Path) -> None:
@@ -88,7 +90,7 @@ def test_an_interrupted_comparison_goes_on(data: Interactions, tmp_path: Path) -
         compare(data, plan("mf", "sgl"), stops, metrics=METRICS, table=table)
     compare(data, plan("mf", "sgl"), execute, metrics=METRICS, table=table, say=lambda text: None)
     assert execute.done == [("mf", 0), ("mf", 1), ("sgl", 0), ("sgl", 1)]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["table.csv", "table.npz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["table.csv", "table.csv.lock", "table.npz"]
 
 
 def changed_data(data: Interactions) -> Interactions:
@@ -98,9 +100,9 @@ def changed_data(data: Interactions) -> Interactions:
 @pytest.mark.parametrize(
     ("change", "again"),
     [
-        (lambda d, c: (d, replace(c, training=replace(c.training, lr=0.1))), True),
-        (lambda d, c: (d, replace(c, model=replace(c.model, num_layers=3))), True),
-        (lambda d, c: (d, replace(c, ease=EASEOptions(7.0))), False),  # no business of mf
+        (lambda d, c: (d, c.changed(lr=0.1)), True),
+        (lambda d, c: (d, c.changed(num_layers=3)), True),
+        (lambda d, c: (d, c.changed(smoothing=0.3)), False),  # no business of a random start
         (lambda d, c: (changed_data(d), c), True),
         (lambda d, c: (replace(d, name="other folder"), c), False),
     ],
@@ -124,23 +126,21 @@ def test_changed_settings_are_run_again(
 
 
 def test_closed_forms_are_the_same_for_every_seed_and_training(data: Interactions) -> None:
-    texts = {describe(data, default_config("ease", seed=seed, lr=lr), (20,), False) for seed in (0, 1) for lr in (1, 2)}
+    texts = {describe(data, configure("ease", seed=seed, lr=lr), (20,), False) for seed in (0, 1) for lr in (1, 2)}
     assert len(texts) == 1
-    assert json.loads(texts.pop())["ease"] == {"l2": 200.0}
-    assert describe(data, default_config("ease"), (20,), True) != describe(data, default_config("ease"), (20,), False)
+    assert json.loads(texts.pop())["options"] == {"l2": 200.0}
+    assert describe(data, configure("ease"), (20,), True) != describe(data, configure("ease"), (20,), False)
 
 
 def test_pretraining_counts_where_it_is_used(data: Interactions) -> None:
     def keys(config: Config) -> int:
-        return len({describe(data, replace(config, svd=SVDOptions(smoothing)), (20,), False) for smoothing in (0.5, 1)})
+        return len({describe(data, config.changed(smoothing=smoothing), (20,), False) for smoothing in (0.5, 1)})
 
-    random = default_config("mf")
-    assert keys(random) == 1
-    assert keys(replace(random, model=replace(random.model, init="pretrained"))) == 2
-    assert keys(default_config("simdiff")) == keys(default_config("svd")) == 2
-    deeper = default_config("svd")
-    deeper = replace(deeper, model=replace(deeper.model, num_layers=3))
-    assert describe(data, deeper, (20,), False) != describe(data, default_config("svd"), (20,), False)
+    assert keys(configure("mf")) == 1
+    assert keys(configure("mf", "pretrained")) == 2
+    assert keys(configure("simdiff")) == keys(configure("svd")) == 2
+    deeper, default = configure("svd", num_layers=3), configure("svd")
+    assert describe(data, deeper, (20,), False) != describe(data, default, (20,), False)
 
 
 def test_a_row_without_its_users_counts_as_not_run(data: Interactions, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def entry(model: str, seed: int, users: list[float], valid: float | None = None,
     row = {"model": model, "seed": seed, "seconds_per_epoch": seconds, "test ndcg@20": float(np.mean(users))}
     if valid is not None:
         row["valid ndcg@20"] = valid
-    return Entry(row, {"ndcg@20": np.array(users)})
+    return Entry(row, {"ndcg@20": np.array(users)}, model, find_recipe(model).studied)
 
 
 def test_the_best_baseline_is_chosen_on_validation_alone() -> None:
@@ -185,9 +185,9 @@ def test_the_best_baseline_is_chosen_on_validation_alone() -> None:
         entry("mf", 1, [0.8], valid=0.4),
         entry("sgl", 0, [0.2], valid=0.3),
     ]
-    assert best_baseline(entries, "ndcg@20", STUDIED) == "sgl"
-    assert best_baseline(entries[:3], "ndcg@20", STUDIED) is None
-    assert best_baseline([entry("mf", 0, [0.5])], "ndcg@20", STUDIED) is None
+    assert best_baseline(entries, "ndcg@20") == "sgl"
+    assert best_baseline(entries[:3], "ndcg@20") is None
+    assert best_baseline([entry("mf", 0, [0.5])], "ndcg@20") is None
 
 
 def test_differences_are_means_over_seeds_paired_by_user() -> None:
@@ -252,12 +252,18 @@ def test_the_table() -> None:
 
 def test_settings_files(tmp_path: Path) -> None:
     path = tmp_path / "settings.yaml"
-    path.write_text("mf: {lr: 1.0e-3, num_layers: 2}\ninfodcl:\n  channels: item\n  infodcl: {contrast: 0.5}\n")
-    expected = {"mf": {"lr": 1e-3, "num_layers": 2}, "infodcl": {"channels": "item", "infodcl.contrast": 0.5}}
+    path.write_text("mf: {lr: 1.0e-3, num_layers: 2}\ninfodcl:\n  channels: item\n  contrast: 0.5\n")
+    expected = {"mf": {"lr": 1e-3, "num_layers": 2}, "infodcl": {"channels": "item", "contrast": 0.5}}
     assert read_settings(path) == expected
     path.write_text(json.dumps(expected))
     assert read_settings(path) == expected
-    for content, message in (("[1]", "must map models"), ("ms: {lr: 1}", "no model is called ms"), ("{", "neither")):
+    for content, message in (
+        ("[1]", "holds no names"),
+        ("mf: 3", "mf must be followed"),
+        ("ms: {lr: 1}", "no model 'ms'"),
+        ("{", "neither"),
+        ("a: &a {lr: 1}\nmf: *a", "aliases"),
+    ):
         path.write_text(content)
         with pytest.raises(ValueError, match=message) as caught:
             read_settings(path)
@@ -275,90 +281,160 @@ def ratings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_command_line(ratings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chosen, out = tmp_path / "settings.yaml", tmp_path / "table.csv"
-    chosen.write_text("mf: {lr: 1e-3, num_layers: 3, epochs: 1}\nease: {ease: {l2: 20}}\n")
+    chosen.write_text("mf: {lr: 1e-3, num_layers: 3, epochs: 1}\nease: {l2: 20}\n")
     words = ["compare", "--data", str(ratings), "--settings", str(chosen), "--out", str(out)]
     words += ["--epochs", "2", "--dim", "8", "--progress", "false"]
-    assert main([*words, "--models", "[ease,mf]"]) == 0
+    assert main([*words, "--models", "ease,mf"]) == 0
     printed = capsys.readouterr().out
     assert "| model" in printed
     assert "p =" not in printed
     table = pd.read_csv(out)
     assert table["model"].tolist() == ["ease", "mf"]
-    assert json.loads(table["settings"][0])["ease"]["l2"] == 20
+    assert json.loads(table["settings"][0])["options"]["l2"] == 20
     mf = json.loads(table["settings"][1])
     # The file over the defaults, the command line over the file.
-    assert (mf["training"]["lr"], mf["model"]["num_layers"], mf["training"]["epochs"]) == (1e-3, 3, 2)
+    assert (mf["training"]["lr"], mf["options"]["num_layers"], mf["training"]["epochs"]) == (1e-3, 3, 2)
 
-    assert main([*words, "--models", "[popularity,ease,mf]", "--seeds", "[0,1]"]) == 0
+    assert main([*words, "--models", "[popularity,ease,mf]", "--seeds", "0", "1"]) == 0
     printed = capsys.readouterr().out
     assert "2 of 4 runs were already in" in printed
     assert "ndcg@20 - " in printed
     assert pd.read_csv(out)["model"].tolist() == ["ease", "mf", "popularity", "mf"]
-    assert main([*words, "--models", "[ease,mf]", "--significance", "true", "--test", "wilcoxon"]) == 0
+    assert main([*words, "--models", "ease", "mf", "--significance", "--test", "wilcoxon"]) == 0
     assert "ndcg@20 - " in capsys.readouterr().out
 
-    for wrong, message in (("mf: {layers: 3}", "mf has no option layers"), ("mf: {seed: 3}", "mf has no option seed")):
+    for wrong, message in (("mf: {num_layer: 3}", "did you mean --num_layers"), ("mf: {num_layers: many}", "takes")):
         chosen.write_text(wrong)
-        assert main([*words, "--models", "[mf]"]) == 1
+        with pytest.raises(SystemExit):
+            main([*words, "--models", "mf"])
         assert message in capsys.readouterr().err
-    chosen.write_text("mf: {num_layers: many}")
-    with pytest.raises(SystemExit):
-        main([*words, "--models", "[mf]"])
 
 
-@pytest.fixture(scope="module")
-def tune(script: Callable[[str], ModuleType]) -> Any:
+def test_variants_of_one_model_have_labels(ratings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = tmp_path / "variants.yaml", tmp_path / "table.csv"
+    file.write_text("shallow: {model: mf, num_layers: 1}\ndeep: {model: mf, num_layers: 3}\n")
+    assert read_variants(file) == {"shallow": ("mf", {"num_layers": 1}), "deep": ("mf", {"num_layers": 3})}
+    words = ["compare", "--data", str(ratings), "--variants", str(file), "--seeds", "0,1", "--out", str(out)]
+    words += ["--epochs", "1", "--dim", "8", "--progress", "false"]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "| shallow" in printed
+    assert "ndcg@20 - " in printed
+    table = pd.read_csv(out)
+    assert table["label"].tolist() == ["shallow", "shallow", "deep", "deep"]
+    assert {json.loads(text)["options"]["num_layers"] for text in table["settings"][2:]} == {3}
+    file.write_text("shallow: {num_layers: 1}\n")
+    assert main(words) == 1
+    assert "must be followed by a model" in capsys.readouterr().err
+
+
+def test_a_model_that_fails_is_named_and_the_others_go_on(
+    ratings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "variants.yaml"
+    file.write_text("broken: {model: mf, lr: 1.0e+30}\nsound: {model: mf}\n")
+    words = ["compare", "--data", str(ratings), "--variants", str(file), "--epochs", "2", "--dim", "8"]
+    assert main([*words, "--progress", "false"]) == 1
+    printed = capsys.readouterr().out
+    assert "broken, seed 0, failed" in printed
+    assert "| broken  | failed" in printed
+    assert "| sound   | 0." in printed
+
+
+def test_what_is_labelled_alike_is_one_variant(data: Interactions) -> None:
+    execute = Executor()
+    plans = [Planned(config, "mine") for config in plan("mf")]
+    entries = compare(data, plans, execute, metrics=METRICS)
+    assert [entry.label for entry in entries] == ["mine", "mine"]
+    assert [row[0] for row in summary(entries, METRICS)[1]] == ["mine"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "short row", "arrays", "nul"])
+def test_a_damaged_table_is_one_line(damage: str, data: Interactions, tmp_path: Path) -> None:
+    table = TableFile(tmp_path / "t.csv")
+    options: dict[str, Any] = {"metrics": METRICS, "table": table}
+    compare(data, plan("mf", seeds=(0,)), Executor(), **options)
+    text = table.path.read_bytes()
+    if damage == "cut":
+        table.path.write_bytes(text[: len(text) - 40])
+    elif damage == "short row":
+        table.path.write_bytes(text + b"blocks,mf\n")
+    elif damage == "nul":
+        table.path.write_bytes(text.replace(b"mf", b"m\0"))
+    else:
+        table.arrays.write_bytes(table.arrays.read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"t\.(csv|npz)") as caught:
+        compare(data, plan("mf", seeds=(0,)), Executor(), **options)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="give another ending"):
+        TableFile(tmp_path / "x.npz")
+
+
+TUNED = [recipe.name for recipe in RECIPES if recipe.search is not None]
+
+
+@pytest.mark.parametrize("model", TUNED)
+def test_every_model_can_be_tuned(model: str, data: Interactions) -> None:
     pytest.importorskip("optuna")
-    return script("tune")
+    search = Search(data)
+    fixed = ["lr"] if "lr" in searched(find_recipe(model)) else []
+
+    def make(options: Any) -> Config:
+        return configure(model, **{"epochs": 3, **({"lr": 0.5} if fixed else {}), **options})
+
+    starts = search.starts(make, fixed, None)
+    names = set(searched(find_recipe(model))) - set(fixed)
+    for start in starts:
+        assert set(start) == names
+        assert make(start).training.lr == (0.5 if fixed else make({}).training.lr)
+    inits = [start["init"] for start in starts if "init" in start]
+    assert sorted(inits) in ([], ["normal", "pretrained"])
+    chosen, default = make(starts[0]), make({})
+    if getattr(default.options, "num_layers", 0) is None:  # then the first trial has what a run would choose
+        options, vectors = spectral_vectors(data, default.options)
+        default = replace(default, options=replace(options, num_layers=best_num_layers(data, vectors)))
+        if "smoothing" not in names:
+            default = default.changed(smoothing=None)
+    assert chosen == default
 
 
-def test_every_model_can_be_tuned(tune: Any, data: Interactions) -> None:
-    import optuna
+def test_a_search_begins_with_the_defaults_of_each_start(data: Interactions) -> None:
+    pytest.importorskip("optuna")
 
-    search = tune.Search(data, ["--epochs", "3", "--lr=0.5"], torch.device("cpu"))
-    for model in tune.MODELS:
-        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-        study.enqueue_trial(search._defaults(model))
-        first, *others = (search.options(study.ask(), model) for _ in range(3))
-        assert "lr" not in first  # it is fixed
-        default, config = default_config(model), search.config(model, first)
-        assert config.training.lr == 0.5
-        if default.model.num_layers is None:  # then the first trial has what a training run would choose
-            chosen, vectors = spectral_vectors(data, default)
-            default = default.changed(model={"num_layers": best_num_layers(data, vectors)})
-            if model == "svd":
-                default = chosen.changed(model={"num_layers": default.model.num_layers})
-        assert replace(config, training=default.training) == default
-        assert others[0] != others[1]
-        for options in others:
-            assert str(search.config(model, options)) not in (str(config), str(default))
+    def trials(fixed: dict[str, Any]) -> list[dict[str, Any]]:
+        said: list[str] = []
 
+        def make(options: Any) -> Config:
+            return configure("mf", **{"epochs": 1, "dim": 8, **fixed, **options})
 
-def test_a_search_begins_with_the_defaults_of_the_start_that_is_fixed(tune: Any, data: Interactions) -> None:
-    def first(*fixed: str) -> dict[str, Any]:
-        search = tune.Search(data, ["--epochs=1", *fixed], torch.device("cpu"))
-        return dict(search.run("mf", 1, None, None, 1).trials[0].user_attrs["options"])
+        study = Search(data).run(make, Budget(1), fixed=list(fixed), say=said.append)
+        assert len(said) == (len(study.trials) > 1)  # more than the budget, so that each start is finished
+        return [trial.user_attrs["options"] for trial in study.trials]
 
-    assert first() == first("--init=normal") | {"init": "normal"}
-    pretrained = default_config("mf", "pretrained")
-    found = first("--init", "pretrained")
-    assert found["lr"] == pretrained.training.lr != default_config("mf").training.lr
-    assert found["init_std"] == pretrained.model.init_std
-    assert found["num_layers"] in (1, 2, 3)  # chosen on validation
+    first, second = trials({})
+    assert (first["init"], second["init"]) == ("normal", "pretrained")
+    own, pretrained = configure("mf"), configure("mf", "pretrained")
+    assert (first["lr"], second["lr"]) == (own.training.lr, pretrained.training.lr)
+    assert second["init_std"] == pretrained.options.init_std  # type: ignore[attr-defined]
+    assert second["num_layers"] in (1, 2, 3)  # chosen on validation
+    (only,) = trials({"init": "pretrained"})
+    assert only == {name: value for name, value in second.items() if name != "init"} | {"lr": only["lr"]}
 
 
-def test_settings_that_were_searched_are_those_compared(tune: Any, ratings: Path, tmp_path: Path) -> None:
+def test_settings_that_were_searched_are_those_compared(ratings: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
     out = tmp_path / "new" / "settings.yaml"
-    words = ["--data", str(ratings), "--out", str(out), "--epochs", "2", "--dim", "8"]
-    tune.main([*words, "--models", "ease", "mf", "--trials", "3", "--journal", str(tmp_path / "journal")])
-    tune.main([*words, "--models", "mf", "--trials", "4", "--journal", str(tmp_path / "journal")])
+    words = ["tune", "--data", str(ratings), "--out", str(out), "--epochs", "2", "--dim", "8"]
+    journal = ["--journal", str(tmp_path / "journal")]
+    assert main([*words, "--models", "ease", "mf", "--trials", "3", *journal]) == 0
+    assert main([*words, "--models", "mf", "--trials", "4", *journal]) == 0
     begin = tmp_path / "begin.yaml"
-    begin.write_text("gfcf: {gfcf.components: 9}\n", encoding="utf-8")
-    tune.main([*words, "--models", "gfcf", "--minutes", "0.02", "--begin", str(begin)])
+    begin.write_text("gfcf: {components: 9}\n", encoding="utf-8")
+    assert main([*words, "--models", "gfcf", "--minutes", "0.02", "--begin", str(begin)]) == 0
     trials = pd.read_csv(out.with_suffix(".csv"))
     assert trials["model"].value_counts()[["ease", "mf"]].to_dict() == {"ease": 3, "mf": 4}
     first = json.loads(trials[(trials["model"] == "gfcf") & (trials["trial"] == 0)]["options"].item())
-    assert first == {"gfcf.components": 9, "gfcf.alpha": default_config("gfcf").gfcf.alpha}
+    assert first == {"components": 9, "alpha": configure("gfcf").options.alpha}  # type: ignore[attr-defined]
     found = read_settings(out)
     assert set(found) == {"ease", "gfcf", "mf"}
     for model in found:
@@ -366,7 +442,7 @@ def test_settings_that_were_searched_are_those_compared(tune: Any, ratings: Path
         best = (mine["valid ndcg@20"] + mine["valid recall@20"] / 2).idxmax()
         assert json.loads(mine["options"][best]) == found[model]
     csv = tmp_path / "table.csv"
-    words = ["compare", "--data", str(ratings), "--settings", str(out), "--models", "[ease,mf]", "--out", str(csv)]
+    words = ["compare", "--data", str(ratings), "--settings", str(out), "--models", "ease,mf", "--out", str(csv)]
     assert main([*words, "--epochs", "2", "--dim", "8", "--progress", "false"]) == 0
     table = pd.read_csv(csv)
     for model, row in zip(("ease", "mf"), table.itertuples(), strict=True):

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import ssl
@@ -450,6 +451,7 @@ def test_wrong_bytes_are_noticed_and_not_kept(tiny: Server, tmp_path: Path) -> N
         (gzip.compress(b"[1]\n"), r":1: not a review"),
         (gzip.compress(b"[" * 100_000), r":1: not a review"),
         (gzip.compress(b'{"reviewerID": "a\\nb", "asin": "i", "overall": 1, "unixReviewTime": 1}'), "not a review"),
+        (gzip.compress(b'{"reviewerID": "a", "asin": "i", "overall": NaN, "unixReviewTime": 1}'), "not a review"),
         (gzip.compress(b"x" * 2**23), "unpacks to more than such a file can hold"),
     ):
         folder = tmp_path / hashlib.sha256(content).hexdigest()[:8]
@@ -513,6 +515,35 @@ def test_a_table_that_was_cut_or_changed_is_made_again(tiny: Server, tmp_path: P
     (table.parent / "reviews_Tiny_5.json.gz").write_bytes(tiny.content[:50])
     assert torch.equal(load_named("amazon-tiny", root=tmp_path, split=ALL_TRAINED).train, whole.train)
     assert len(tiny.requests) == 2
+
+
+def test_a_disk_that_fails_at_any_moment_leaves_nothing_half(
+    tiny: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = load_named("amazon-tiny", root=tmp_path / "whole", split=ALL_TRAINED)
+    failed = 0
+    for operation in ("fsync", "replace"):
+        working = getattr(os, operation)
+        for moment in range(9):
+            calls = iter(range(1000))
+
+            def fail(*arguments: Any, moment: int = moment, working: Any = working, calls: Any = calls) -> Any:
+                if next(calls) == moment:
+                    raise OSError(28, "No space left on device", str(arguments[0]))
+                return working(*arguments)
+
+            root = tmp_path / f"{operation}{moment}"
+            with monkeypatch.context() as patch:
+                patch.setattr(os, operation, fail)
+                try:
+                    load_named("amazon-tiny", root=root, split=ALL_TRAINED, progress=False)
+                except DatasetError as error:
+                    failed += 1
+                    assert "No space left on device" in str(error)  # noqa: PT017
+            again = load_named("amazon-tiny", root=root, split=ALL_TRAINED, progress=False)
+            assert torch.equal(again.train, whole.train)
+            assert not [f.name for f in (root / "amazon-tiny").iterdir() if f.name.startswith(".") or "part" in f.name]
+    assert failed > 5
 
 
 RATINGS = "3::1::5::978300760\n3::7::3::978302109\n9::7::4::978301968\n"

@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from infodcl_geo.channels.base import Channel
+from infodcl_geo.channels import beyond
+from infodcl_geo.channels.base import Channel, ChannelError, PretrainedVectors
+from infodcl_geo.channels.beyond import beyond_vectors
 from infodcl_geo.channels.diagnostics import (
     ChannelWarning,
     agreement,
@@ -22,11 +24,20 @@ from infodcl_geo.channels.diagnostics import (
     shuffled,
     signal_to_noise,
 )
+from infodcl_geo.channels.similarity import ItemSimilarity, UserSimilarity
 from infodcl_geo.cli import main
 from infodcl_geo.data.generated import Demo, demo
 from infodcl_geo.data.ids import IdMap
 from infodcl_geo.data.interactions import Interactions
-from infodcl_geo.graph.graph import Graph, sparse_matrix, to_scipy
+from infodcl_geo.graph.graph import (
+    Graph,
+    interaction_graph,
+    normalized_adjacency,
+    propagate,
+    sparse_matrix,
+    to_scipy,
+)
+from infodcl_geo.graph.spectral import SVDOptions, spectral_embeddings
 
 
 def graph_of(edges: Tensor, size: int, weight: Tensor | None = None) -> Graph:
@@ -331,3 +342,110 @@ def test_inspect_prints_the_channels_that_are_asked_for(tmp_path: Path, capsys: 
     printed = capsys.readouterr()
     assert "channel       social: friends.csv" in printed.out
     assert "'social' carries nothing" in printed.err
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Beyond the vectors
+
+
+@pytest.fixture(scope="module")
+def started(planted: Demo) -> PretrainedVectors:
+    """Vectors of fewer dimensions than there are interests: they cannot know all."""
+    data = planted.interactions
+    return PretrainedVectors(*spectral_embeddings(data.train, data.num_users, data.num_items, 16, SVDOptions(0.25)))
+
+
+def channel_of(metadata: Tensor, name: str = "x") -> Channel:
+    return Channel(name, metadata, "made for the test", torch.ones(len(metadata), dtype=torch.bool))
+
+
+def test_new_truth_is_found_beyond_the_vectors(planted: Demo, started: PretrainedVectors) -> None:
+    told = beyond_vectors(planted.interactions, channel_of(planted.item_interests.float()), started)
+    assert told.z > 5
+    assert told.share > 0.2
+    assert told.weight > 0.5
+    assert told.auc > told.auc_vectors + 0.01
+    assert told.gain == pytest.approx(told.z * told.standard_error)
+    report = inspect_channel(planted.interactions, channel_of(planted.item_interests.float()), vectors=started)
+    assert report.beyond == told
+    assert not report.adds_nothing
+    assert f"{100 * told.share:+.2f}% of what the vectors know" in report.summary()
+
+
+def test_the_vectors_in_other_words_add_nothing(planted: Demo, started: PretrainedVectors) -> None:
+    data, items = planted.interactions, started.items
+    generator = torch.Generator().manual_seed(0)
+    turn = torch.linalg.qr(torch.randn(16, 16, generator=generator))[0]
+    graph = normalized_adjacency(data.train, data.num_users, data.num_items)
+    nodes = propagate(graph, torch.cat([started.users, items]), 1)
+    for name, metadata in (
+        ("themselves", items),
+        ("turned and scaled", 7 * items @ turn),
+        ("mixed", items @ torch.randn(16, 16, generator=generator)),
+        ("averaged over neighbours", nodes[data.num_users :]),
+        ("averaged over similar users", UserSimilarity()(data, started).metadata),
+        ("averaged over similar items", ItemSimilarity()(data, started).metadata),
+    ):
+        report = inspect_channel(data, channel_of(metadata), vectors=started, shuffles=5)
+        assert report.agreement is not None
+        assert report.agreement.z > 3, name  # by itself it agrees with the interactions
+        assert report.adds_nothing, name
+        assert "ADDS NOTHING to them" in report.summary()
+
+
+def test_noise_adds_nothing_beyond_the_vectors(planted: Demo, started: PretrainedVectors) -> None:
+    data = planted.interactions
+    found = []
+    for seed in range(10):
+        noise = torch.randn(data.num_items, 16, generator=torch.Generator().manual_seed(seed))
+        found.append(beyond_vectors(data, channel_of(noise), started, seed=seed))
+    assert sum(told.z > 2 for told in found) <= 1
+    assert np.mean([told.z for told in found]) < 0.5
+    assert max(told.share for told in found) < 0.02
+    constant = beyond_vectors(data, channel_of(torch.ones(data.num_items, 3)), started)
+    assert (constant.gain, constant.z, constant.weight) == (pytest.approx(0, abs=1e-6), pytest.approx(0, abs=1.5), 0)
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=25, deadline=None)
+def test_the_logit_is_where_its_slope_is_zero(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=(rng.integers(2, 60), 4, 3)) * rng.choice([0.1, 1.0, 5.0])
+    weights = beyond._logit(scores)
+    chance = np.exp(scores @ weights)
+    chance /= chance.sum(1, keepdims=True)
+    slope = (scores[:, 0] - (chance[..., None] * scores).sum(1)).sum(0) - weights
+    assert np.abs(slope).max() < 1e-2
+    np.testing.assert_allclose(beyond._log_likelihood(scores @ weights), np.log(chance[:, 0]), atol=1e-9)
+
+
+def test_the_score_of_a_channel_by_hand() -> None:
+    train = torch.tensor([[0, 0, 1], [0, 1, 2]])
+    rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])  # centred and of length one already
+    profiles, unit = beyond._profiles(interaction_graph(train, 2, 4), rows)
+    torch.testing.assert_close(unit, rows)
+    torch.testing.assert_close(profiles, torch.tensor([[0.5**0.5, 0.5**0.5], [-1.0, 0.0]]))
+    scores = beyond._scores(profiles, unit, np.array([0, 1]), np.array([[3, 0], [0, 2]]))
+    np.testing.assert_allclose(scores, [[-(0.5**0.5), 0.5**0.5], [-1, 1]], rtol=1e-6)
+    assert beyond._auc(np.array([[1.0, 0.0, 1.0, 2.0]])) == pytest.approx(0.5)
+
+
+def test_what_cannot_be_measured_beyond_the_vectors_is_an_error(planted: Demo, started: PretrainedVectors) -> None:
+    data = planted.interactions
+    with pytest.raises(ChannelError, match=r"channel 'x': metadata of \[3, 2\], not \["):
+        beyond_vectors(data, channel_of(torch.ones(3, 2)), started)
+    few = replace(data, valid=data.valid[:, :1])
+    with pytest.raises(ChannelError, match="1 users hold something out; two halves need at least 4"):
+        beyond_vectors(few, channel_of(started.items), started)
+    with pytest.raises(ChannelError, match="no validation"):
+        beyond_vectors(replace(data, valid=data.valid[:, :0]), channel_of(started.items), started)
+
+
+def test_what_is_printed_has_no_control_characters(planted: Demo) -> None:
+    data = planted.interactions
+    channel = replace(channel_of(planted.item_interests.float()), source="file\x1b[2J\nsecond\u202eline")
+    for text in (repr(channel), inspect_channel(data, channel).summary().splitlines()[0]):
+        assert r"file\x1b[2J\nsecond\u202eline" in text
+        assert text.isprintable()
+    with pytest.raises(ChannelError, match=r"channel 'a\\x1bb': a name is one line"):
+        channel_of(planted.item_interests.float(), "a\x1bb")

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from infodcl_geo.configuration import configure
 from infodcl_geo.data.ids import IdMap
 from infodcl_geo.data.interactions import Interactions
-from infodcl_geo.experiment import build_model, default_config
+from infodcl_geo.experiment import prepare
 from infodcl_geo.graph.graph import csr_parts, normalized_adjacency
 from infodcl_geo.models.base import Batch
 from infodcl_geo.models.diffcl import DiffCL, DiffCLOptions, similar_items_graph
@@ -36,7 +37,7 @@ def graph():  # type: ignore[no-untyped-def]
 def diffcl(modalities: int = 2, **options: object) -> DiffCL:
     torch.manual_seed(0)
     chosen = dict(list(FEATURES.items())[:modalities])
-    return DiffCL(graph(), USERS, ITEMS, chosen, dim=DIM, penalty=0.1, options=DiffCLOptions(**options))  # type: ignore[arg-type]
+    return DiffCL(graph(), USERS, ITEMS, chosen, dim=DIM, l2=0.1, options=DiffCLOptions(**options))  # type: ignore[arg-type]
 
 
 def seeded() -> torch.Generator:
@@ -79,7 +80,7 @@ def test_similar_items_by_hand() -> None:
 @pytest.mark.parametrize("candidates", ["batch", "all"])
 def test_objective_term_by_term(modalities: int, candidates: str) -> None:
     options = DiffCLOptions(
-        contrast=0.3, align=0.4, item_layers=2, similar_items=2, temperature=0.3, candidates=candidates, steps=3,
+        contrast=0.3, align=0.4, item_layers=2, item_neighbours=2, temperature=0.3, candidates=candidates, steps=3,
         noise_scale=0.5, noise_min=0.2, noise_max=0.9, denoising=0.6,
     )  # type: ignore[arg-type]  # fmt: skip
     model = diffcl(modalities, **{name: getattr(options, name) for name in options.__dataclass_fields__})
@@ -208,7 +209,7 @@ def blocks(seed: int = 0) -> tuple[Interactions, dict[str, Tensor]]:
 
 def test_it_learns_planted_taste() -> None:
     data, features = blocks()
-    model = build_model(data, default_config("diffcl"), features)
+    model = prepare(data, configure("diffcl"), channels=features).model
     assert isinstance(model, DiffCL)
     train(model, data, TrainOptions(epochs=10, eval_every=5, batch_size=128, lr=0.01), progress=False)
     popular = dot_scorer(*popularity_embeddings(data.train, data.num_users, data.num_items))
@@ -220,7 +221,7 @@ def test_an_item_without_interactions_is_ranked_by_its_features() -> None:
     data, features = blocks()
     cold = data.train[1] == 0
     data = replace(data, train=data.train[:, ~cold])
-    model = build_model(data, default_config("diffcl"), features)
+    model = prepare(data, configure("diffcl"), channels=features).model
     train(model, data, TrainOptions(epochs=10, eval_every=10, batch_size=128, lr=0.01), progress=False)
     scores = model.scorer()(torch.arange(data.num_users), slice(0, 1))[:, 0]
     alike = torch.arange(data.num_users) % 3 == 0
@@ -232,7 +233,7 @@ def test_errors() -> None:
         {"contrast": -1.0},
         {"align": -1.0},
         {"item_layers": -1},
-        {"similar_items": 0},
+        {"item_neighbours": 0},
         {"steps": 0},
         {"time_dim": 0},
         {"temperature": 0.0},

@@ -10,7 +10,8 @@ import torch
 from test_ease import blocks, dense, random_pairs
 from torch import Tensor
 
-from infodcl_geo.experiment import default_config, run
+from infodcl_geo.configuration import configure
+from infodcl_geo.experiment import run
 from infodcl_geo.models.base import Batch
 from infodcl_geo.models.diffrec import DiffRec, DiffRecOptions
 from infodcl_geo.nn.diffusion import time_encoding
@@ -149,9 +150,9 @@ def test_every_parameter_gets_a_gradient_and_the_generator_decides() -> None:
 
 def test_it_learns_the_tastes() -> None:
     data = blocks()
-    config = default_config("diffrec", epochs=30, batch_size=128, lr=0.01)
+    config = configure("diffrec", epochs=30, batch_size=128, lr=0.01)
     found = run(data, config, ks=(5, 20), progress=False)
-    assert found.test["ndcg@5"] > 1.3 * run(data, default_config("popularity"), ks=(5,)).test["ndcg@5"]
+    assert found.test["ndcg@5"] > 1.3 * run(data, configure("popularity"), ks=(5,)).test["ndcg@5"]
     again = run(data, config, ks=(5, 20), progress=False)
     assert found.test == again.test
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from infodcl_geo.cli import main
+from infodcl_geo.configuration import configure
 from infodcl_geo.data.ids import IdMap
 from infodcl_geo.data.interactions import Interactions, load_interactions
-from infodcl_geo.experiment import default_config, run
+from infodcl_geo.experiment import run
 from infodcl_geo.graph import item_item
 from infodcl_geo.models.ease import EASEOptions, ease_weights
 from infodcl_geo.models.scoring import UserRows, item_scorer
@@ -36,7 +37,7 @@ def test_two_items_by_hand() -> None:
     # One user with both items, one with the first: X'X = [[2, 1], [1, 1]]; with lambda = 1 the weight of item 0 for
     # item 1 minimises (1 - b)^2 + b^2 + b^2 (user 0, user 1, penalty), the other way (1 - b)^2 + b^2.
     pairs = torch.tensor([[0, 0, 1], [0, 1, 0]])
-    weights = ease_weights(pairs, 2, 2, EASEOptions(l2=1.0))
+    weights = ease_weights(pairs, 2, 2, 1.0)
     torch.testing.assert_close(weights, torch.tensor([[0.0, 1 / 3], [1 / 2, 0.0]]))
 
 
@@ -49,7 +50,7 @@ def test_two_items_by_hand() -> None:
 )
 def test_each_column_is_a_ridge_regression_on_the_other_items(seed: int, users: int, items: int, l2: float) -> None:
     pairs = random_pairs(seed, users, items)
-    weights = ease_weights(pairs, users, items, EASEOptions(l2)).double()
+    weights = ease_weights(pairs, users, items, l2).double()
     x = dense(pairs, users, items)
     for j in range(items):
         others = [i for i in range(items) if i != j]
@@ -61,7 +62,7 @@ def test_each_column_is_a_ridge_regression_on_the_other_items(seed: int, users: 
 
 def test_scores_are_the_rows_times_the_weights_in_any_slices() -> None:
     pairs = random_pairs(1, 12, 9)
-    weights = ease_weights(pairs, 12, 9, EASEOptions(2.0))
+    weights = ease_weights(pairs, 12, 9, 2.0)
     scorer = item_scorer(UserRows(pairs, 12, 9), weights)
     users = torch.tensor([7, 0, 3])
     expected = dense(pairs, 12, 9).float()[users] @ weights
@@ -100,9 +101,9 @@ def blocks() -> Interactions:
 
 def test_run_finds_the_tastes_whatever_the_seed() -> None:
     data = blocks()
-    found = run(data, default_config("ease", seed=1), ks=(5,))
-    again = run(data, default_config("ease", seed=2), ks=(5,))
-    popular = run(data, default_config("popularity"), ks=(5,))
+    found = run(data, configure("ease", seed=1), ks=(5,))
+    again = run(data, configure("ease", seed=2), ks=(5,))
+    popular = run(data, configure("popularity"), ks=(5,))
     assert found.test == again.test
     assert found.test["ndcg@5"] > 1.3 * popular.test["ndcg@5"]
     assert found.result.validation["ndcg@5"] > 0
@@ -111,10 +112,9 @@ def test_run_finds_the_tastes_whatever_the_seed() -> None:
 
 def test_scores_are_sums_of_weights() -> None:
     data = blocks()
-    outcome = run(data, default_config("ease"), ks=(5,))
+    outcome = run(data, configure("ease"), ks=(5,))
     (answer,) = Recommender.from_run(outcome, data).recommend([3], k=4)
-    assert outcome.item_weights is not None
-    expected = outcome.item_weights[data.train[1, data.train[0] == 3]].sum(0)
+    expected = outcome.model.state()["item_weights"][data.train[1, data.train[0] == 3]].sum(0)
     np.testing.assert_allclose(answer.scores, expected[torch.as_tensor(answer.items)].numpy(), rtol=1e-5)
 
 
@@ -134,6 +134,6 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.real_data
 def test_office_gives_the_known_numbers(data_root: Path) -> None:
     data = load_interactions(data_root / "office")
-    test = run(data, default_config("ease"), ks=(20,)).test
+    test = run(data, configure("ease"), ks=(20,)).test
     assert test["recall@20"] == pytest.approx(0.1220, abs=1e-4)
     assert test["ndcg@20"] == pytest.approx(0.0620, abs=1e-4)

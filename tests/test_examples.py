@@ -18,6 +18,8 @@ PRINTS = {
     "social.py": r"similar users: test .* 0\.\d+\nfriends: test .* 0\.\d+\nboth: test .* 0\.\d+\nChannel\('user'",
     "knowledge.py": r"shared: test recall@20 0\.\d+, .* facts shared by items\npropagate: .*\nkge: .* 0\.\d+",
     "serve.py": r"user 3: items .*\nunknown user: .* known False\nnew user with .*\nlike item \d+: items .*\n200 users",
+    "own_model.py": r"test recall@20 0\.\d+",
+    "schedules.py": r"linear: .* step \d+ of 200\nexp: .*\ncosine: .*\nsqrt: .* step \d+ of 200",
     "modal.py": r"audio: .* 96 features\nimage: .* 96 features\ntest recall@20 0\.\d+",
 }
 
@@ -40,7 +42,8 @@ def run_example(name: str, *options: str, cwd: Path) -> subprocess.CompletedProc
 
 @pytest.mark.parametrize("name", PRINTS)
 def test_example(name: str, tmp_path: Path) -> None:
-    done = run_example(name, "--epochs", "60" if name == "psnet_in_pyg.py" else "2", cwd=tmp_path)
+    epochs = {"psnet_in_pyg.py": ["--epochs", "60"], "schedules.py": []}.get(name, ["--epochs", "2"])
+    done = run_example(name, *epochs, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(PRINTS[name], done.stdout), done.stdout
     if name == "psnet_in_pyg.py":

@@ -12,8 +12,9 @@ from test_ease import blocks, dense, random_pairs
 from torch import Tensor
 
 from infodcl_geo.cli import main
+from infodcl_geo.configuration import configure
 from infodcl_geo.data.interactions import load_interactions
-from infodcl_geo.experiment import default_config, run
+from infodcl_geo.experiment import run
 from infodcl_geo.models.gfcf import GFCFOptions, gfcf_factors, gfcf_scorer
 from infodcl_geo.recommender import Recommender
 
@@ -91,9 +92,9 @@ def test_bad_options(bad: dict[str, float]) -> None:
 
 def test_run_finds_the_tastes_whatever_the_seed() -> None:
     data = blocks()
-    found = run(data, default_config("gfcf", seed=1), ks=(5,))
-    assert found.test == run(data, default_config("gfcf", seed=2), ks=(5,)).test
-    assert found.test["ndcg@5"] > 1.3 * run(data, default_config("popularity"), ks=(5,)).test["ndcg@5"]
+    found = run(data, configure("gfcf", seed=1), ks=(5,))
+    assert found.test == run(data, configure("gfcf", seed=2), ks=(5,)).test
+    assert found.test["ndcg@5"] > 1.3 * run(data, configure("popularity"), ks=(5,)).test["ndcg@5"]
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,7 +104,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     words = ["train", "--data", str(file), "--model", "gfcf", "--gfcf.components", "8", "--out", str(out)]
     assert main(words) == 0
     assert (out / "metrics.json").exists()
-    assert Recommender.load(out).weights["items"].shape == (60, 8)
+    assert Recommender.load(out).state["items"].shape == (60, 8)
     capsys.readouterr()
     assert main(["recommend", "--checkpoint", str(out), "--users", "user4", "--k", "3"]) == 0
     assert capsys.readouterr().out.count("user4") == 3
@@ -112,5 +113,5 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.mark.real_data
 def test_office_is_between_popularity_and_the_best(data_root: Path) -> None:
-    test = run(load_interactions(data_root / "office"), default_config("gfcf"), ks=(20,)).test
+    test = run(load_interactions(data_root / "office"), configure("gfcf"), ks=(20,)).test
     assert test["ndcg@20"] == pytest.approx(0.0534, abs=5e-4)

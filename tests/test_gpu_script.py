@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,3 +61,24 @@ def test_rehearsal_in_a_bare_environment(tmp_path: Path) -> None:
     assert ("svd", "batched_svd", "forward") in timed
     models = {row["implementation"] for row in rows if row["operation"] == "training epoch"}
     assert models == {"mf", "infodcl, one channel", "infodcl, two channels", "lightgcn", "simgcl"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_runs_up_to_the_first_timing(tmp_path: Path) -> None:
+    """The kernels' tests are found with the package as links lay it out, and then there is nothing to time."""
+    done = subprocess.run(
+        ["bash", str(ROOT / "benchmarks" / "gpu.sh"), "--out", str(tmp_path)],
+        env={**os.environ, "PYTHON": sys.executable},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    assert "skipped" in done.stdout, said
+    assert "failed" not in done.stdout, said
+    assert "error" not in done.stdout, said
+    assert done.stderr.strip().endswith("no GPU: nothing to time"), said
+    assert done.returncode == 1

@@ -1,14 +1,12 @@
-"""InfoNCE's Triton kernels: in Triton's interpreter or on a GPU against the reference, and compiled ahead of time.
+"""InfoNCE's Triton kernels against the reference, on a GPU or in Triton's interpreter.
 
-Without a GPU the numerical tests need ``TRITON_INTERPRET=1`` from the start of the process, under which nothing can be
-compiled; ``test_in_interpreter`` therefore runs this file once more in a process of its own.
+Without a GPU these tests need ``TRITON_INTERPRET=1`` from the start of the process: ``test_compiled.py`` runs this file
+in a process of its own, and compiles ahead of time what it launched there.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,40 +17,15 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from infodcl_geo.kernels import (
-    InfoNCEOptions,
-    infonce,
-    infonce_launch,
-    infonce_op,
-    infonce_triton,
-    logsumexp_similarity,
-    reference,
-)
+from infodcl_geo.kernels import InfoNCEOptions, infonce, infonce_op, logsumexp_similarity, reference
+from infodcl_geo.training.loop import matmul_precision
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED or not torch.cuda.is_available() else "cuda")
 
 needs_kernels = pytest.mark.skipif(
-    not INTERPRETED and DEVICE.type == "cpu", reason="no GPU: test_in_interpreter runs these"
+    not INTERPRETED and DEVICE.type == "cpu", reason="no GPU: test_compiled.py runs these in the interpreter"
 )
-needs_compiler = pytest.mark.skipif(INTERPRETED, reason="nothing is compiled under the interpreter")
-
-
-@needs_compiler
-@pytest.mark.skipif(DEVICE.type == "cuda", reason="the kernels run on the GPU itself")
-def test_in_interpreter() -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    done = subprocess.run(
-        command,
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
-
-
 # -- Numbers -----------------------------------------------------------------------------------------------------------
 
 
@@ -290,127 +263,60 @@ def test_same_from_run_to_run() -> None:
         assert torch.equal(a, b)
 
 
-# -- Compiled code -----------------------------------------------------------------------------------------------------
+@needs_kernels
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("d", [64, 100, 200])
+@pytest.mark.parametrize("wanted", ["", "x", "y"])
+def test_fewer_gradients_change_no_number(wanted: str, d: int, dtype: torch.dtype) -> None:
+    x, y, p = problem(9, 70, d, dtype)
+    leaves = {"x": x.requires_grad_(), "y": y.requires_grad_()}
+    loss = infonce(x, y, p)
+    gradients = dict(zip("xy", torch.autograd.grad(loss, (x, y)), strict=True))
+    for name, leaf in leaves.items():
+        leaf.requires_grad_(name == wanted)
+    alone = infonce(x, y, p)
+    # With and without the sum behind the gradient the same exponentials are added in the same order.
+    torch.testing.assert_close(alone, loss, rtol=1e-6, atol=1e-6)
+    if wanted:
+        got = torch.autograd.grad(alone, leaves[wanted])[0]
+        torch.testing.assert_close(got, gradients[wanted], rtol=1e-5, atol=1e-6)
 
-OPTIONAL = {
-    "bias": "*fp32",
-    "anchor_ids": "*i64",
-    "candidate_ids": "*i64",
-    "pair_row": "*i64",
-    "pair_col": "*i64",
-    "pair_start": "*i64",
-}
 
-
-def shipped(kernel: str, dtype: str, width: int, target: str, everything: bool) -> Any:
-    """Compile a kernel as the launcher does: with no optional argument, or with all of them."""
-    from aot import compile_report
-
-    arch = 0 if target.startswith("gfx") else int(target.removeprefix("sm_"))
-    size = 4 if dtype == "fp32" else 2
-    pick = infonce_launch.forward_tiling if kernel == "forward_kernel" else infonce_launch.candidate_tiling
-    tiling = pick(size, width, arch)
-    constants: dict[str, Any] = {
-        "PRECISION": infonce_launch.precision(
-            torch.float32 if size == 4 else torch.bfloat16, width, allow_tf32=False, arch=arch
-        ),
-        "BLOCK_B": tiling.block_b,
-        "BLOCK_N": tiling.block_n,
-        "BLOCK_D": width,
-    }
-    signature = {"x": f"*{dtype}", "y": f"*{dtype}", "positives": "*i64"}
-    integers = ["anchors", "candidates", "per_split"]
-    optional = dict(OPTIONAL)
-    if kernel == "forward_kernel":
-        signature |= {"part_total": "*fp32", "part_largest": "*fp32", "part_sum": "*fp32"}
-        integers.append("padded_anchors")
-        constants |= {"BOUNDED": not everything, "WANT_X": True, "SCALED": not everything}
-        signature["logit_scale"] = "fp32"
-    else:
-        signature |= {
-            "y_raw": f"*{dtype}",
-            "y_inverse": "*fp32",
-            "lse": "*fp32",
-            "scale": "*fp32",
-            "grad_y": f"*{dtype}",
-        }
-        integers += ["padded_candidates", "d", "stride_row"]
-        optional["weight"] = "*fp32"
-        constants |= {"NORMALIZE": True, "CONTRAST": True, "SPLIT": False, "stride_col": 1}
-        constants |= {"SCALED": not everything, "EVEN": not everything}
-        signature |= {"logit_scale": "fp32", "grad_scale": "fp32"}
-    if everything:
-        signature |= optional
-    else:
-        constants |= dict.fromkeys(optional)
-    signature |= dict.fromkeys(integers, "i32")
-    aligned = [name for name, kind in signature.items() if kind.startswith("*")] + [
-        name for name in integers if name.startswith("pad") or name == "per_split"
-    ]
-    return compile_report(
-        getattr(infonce_triton, kernel),
-        signature,
-        constants,
-        target,
-        num_warps=tiling.num_warps,
-        num_stages=tiling.num_stages,
-        aligned=aligned,
+@needs_kernels
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("normalize", [False, True])
+def test_medium_precision_rounds_the_operands_of_float32(normalize: bool) -> None:
+    x, y, p = problem(20, 90, 30)
+    exact = value_and_gradients(lambda x, y: reference.infonce(x, y, p, normalize=normalize), x, y, torch.float64)
+    plain = value_and_gradients(lambda x, y: infonce(x, y, p, normalize=normalize), x, y, torch.float32)
+    with matmul_precision("medium"):
+        medium = value_and_gradients(lambda x, y: infonce(x, y, p, normalize=normalize), x, y, torch.float32)
+    options = InfoNCEOptions(bfloat16=True)
+    asked = value_and_gradients(
+        lambda x, y: infonce(x, y, p, normalize=normalize, options=options), x, y, torch.float32
     )
+    for truth, full, one, other in zip(exact, plain, medium, asked, strict=True):
+        assert torch.equal(one, other)
+        error = (one - truth).abs().max() / truth.abs().max()
+        assert (full - truth).abs().max() / truth.abs().max() < 1e-5
+        assert not torch.equal(one, full)
+        assert error < 3e-2  # what 8 bits leave
 
 
-@needs_compiler
-@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
-@pytest.mark.parametrize("width", [64, *(pytest.param(width, marks=pytest.mark.slow) for width in (128, 256))])
-@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
-@pytest.mark.parametrize("kernel", ["forward_kernel", "candidate_kernel"])
-def test_compiled_resources(kernel: str, dtype: str, width: int, target: str) -> None:
-    for everything in (False, True):
-        report = shipped(kernel, dtype, width, target, everything)
-        assert report.fits, (everything, report)
-
-
-@needs_compiler
-@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"])
-@pytest.mark.parametrize("kernel", ["forward_kernel", "candidate_kernel"])
-def test_products_of_one_program_run_beside_exponentials_of_another(kernel: str, target: str) -> None:
-    report = shipped(kernel, "bf16", 64, target, everything=False)
-    assert report.programs >= 2, report
-    assert not report.serial_products
-
-
-@needs_compiler
-@pytest.mark.parametrize("width", [64, 256])
-@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
-def test_compiled_resources_of_the_small_kernels(target: str, width: int) -> None:
-    from aot import compile_report
-
-    reports = [
-        compile_report(
-            infonce_triton.unit_kernel,
-            {"v": "*fp32", "unit": "*fp32", "inverse": "*fp32", "scale": "fp32", "eps": "fp32"}
-            | dict.fromkeys(["rows", "d", "stride_row"], "i32"),
-            {"stride_col": 1, "NORMALIZE": True, "BLOCK_R": min(128, 4096 // width), "BLOCK_D": width},
-            target,
-        ),
-        compile_report(
-            infonce_triton.anchor_kernel,
-            dict.fromkeys(
-                ["x", "x_inverse", "x_scaled", "y", "bias", "part_total", "part_largest", "part_sum"], "*fp32"
-            )
-            | dict.fromkeys(["loss", "lse", "grad_x"], "*fp32")
-            | {"positives": "*i64", "temperature": "fp32", "logit_scale": "fp32"}
-            | dict.fromkeys(["anchors", "candidates", "padded_anchors", "d", "stride_row", "splits"], "i32"),
-            {"stride_col": 1, "SCALED": False, "BOUNDED": False, "NORMALIZE": True, "CONTRAST": True, "WANT_X": True}
-            | {"BLOCK_B": 16, "BLOCK_D": width},
-            target,
-        ),
-        compile_report(
-            infonce_triton.candidate_sum_kernel,
-            dict.fromkeys(["part", "y_raw", "y_inverse", "grad_y"], "*fp32")
-            | dict.fromkeys(["candidates", "padded_candidates", "d", "stride_row", "splits"], "i32"),
-            {"stride_col": 1, "NORMALIZE": True, "BLOCK_N": 16, "BLOCK_D": width},
-            target,
-        ),
-    ]
-    for report in reports:
-        assert report.fits, report
+@needs_kernels
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.skipif(DEVICE.type == "cuda", reason="a sparse file of gigabytes stands for memory")
+def test_a_transposed_table_longer_than_32_bits_reach(tmp_path: Path) -> None:
+    x, y, p = problem(3, 40, 60, torch.float16)
+    far = 2**31 // 59 + 1  # the last column begins beyond 2^31
+    space = torch.from_file(str(tmp_path / "sparse"), shared=True, size=59 * far + 64, dtype=torch.float16)
+    table = space.as_strided(y.shape, (1, far))
+    table.copy_(y)
+    expected = value_and_gradients(lambda x, y: infonce(x, y, p), x, y, torch.float16)
+    leaf = table.requires_grad_()
+    loss = infonce(x, leaf, p)
+    assert torch.equal(loss.detach().double(), expected[0])
+    gradient = torch.autograd.grad(loss, leaf)[0].double()
+    weight = torch.rand((), generator=torch.Generator().manual_seed(0)).double()
+    torch.testing.assert_close(gradient * weight, expected[2], rtol=2e-3, atol=1e-6)

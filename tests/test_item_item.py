@@ -8,13 +8,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from infodcl_geo.channels.base import Vectors
+from infodcl_geo.channels.base import PretrainedVectors
 from infodcl_geo.channels.ease import EaseChannel
 from infodcl_geo.data.ids import IdMap
 from infodcl_geo.data.interactions import Interactions
 from infodcl_geo.errors import InfodclGeoError
+from infodcl_geo.graph import item_item
 from infodcl_geo.graph.graph import Graph, sparse_matrix, to_scipy
-from infodcl_geo.graph.item_item import dense_bytes, ease_weights, item_weights, local_ease_graph, strongest_into
+from infodcl_geo.graph.item_item import (
+    dense_bytes,
+    ease_weights,
+    item_weights,
+    local_ease_graph,
+    slim_graph,
+    strongest_into,
+)
 
 
 def random_pairs(seed: int, num_users: int, num_items: int, share: float = 0.3) -> Tensor:
@@ -88,6 +96,35 @@ def test_top_k_keeps_the_weights_of_largest_absolute_value() -> None:
         torch.testing.assert_close(kept, expected)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    share=st.sampled_from([0.0, 0.2, 0.6, 1.0]),
+    l1=st.sampled_from([0.0, 0.5, 2.0]),
+    l2=st.sampled_from([0.5, 20.0]),
+)
+def test_slim_meets_its_conditions_of_optimality(seed: int, share: float, l1: float, l2: float) -> None:
+    pairs = random_pairs(seed, 20, 9, share)
+    b = table(slim_graph(pairs, 20, 9, l1=l1, l2=l2, sweeps=5000, tolerance=1e-9)).double().T
+    x = torch.zeros(20, 9, dtype=torch.float64)
+    x[pairs[0], pairs[1]] = 1
+    slope = x.T @ x @ b - x.T @ x + l2 * b + l1  # of the objective, by each weight
+    assert (b >= 0).all()
+    assert (b.diagonal() == 0).all()
+    others = ~torch.eye(9, dtype=torch.bool)
+    assert (slope[others] > -1e-3).all()
+    torch.testing.assert_close(slope[b > 0], torch.zeros(int((b > 0).sum()), dtype=torch.float64), atol=1e-3, rtol=0)
+
+
+def test_slim_without_a_compiler_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = random_pairs(3, 40, 12)
+    compiled = slim_graph(pairs, 40, 12)
+    monkeypatch.setattr(item_item, "_compiled", lambda function: function)
+    torch.testing.assert_close(table(slim_graph(pairs, 40, 12)), table(compiled))
+    with pytest.raises(InfodclGeoError, match="l1 cannot be negative"):
+        slim_graph(pairs, 40, 12, l1=-1.0)
+
+
 def test_memory_decides_between_the_forms() -> None:
     pairs = random_pairs(0, 30, 10, 0.6)  # every two items share a user
     dense = item_weights(pairs, 30, 10, 2.0, max_bytes=dense_bytes(10))
@@ -144,7 +181,9 @@ def test_dense_and_sparse_weights_have_the_same_strongest() -> None:
 def test_the_channel_is_the_weighted_mean_of_the_strongest_items_by_hand() -> None:
     pairs = torch.tensor([[0, 0, 1, 1, 2], [0, 1, 0, 1, 3]])
     q = torch.tensor([[1.0, 0.0], [0.0, 1.0], [5.0, 5.0], [7.0, 7.0]])
-    channel = EaseChannel(top_k=2, weights=by_hand())(interactions(pairs, 3, 4), Vectors(torch.zeros(3, 2), q))
+    channel = EaseChannel(top_k=2, weights=by_hand())(
+        interactions(pairs, 3, 4), PretrainedVectors(torch.zeros(3, 2), q)
+    )
     expected = torch.tensor(
         [
             [(0.1 * 5) / 0.5, (0.4 * 1 + 0.1 * 5) / 0.5],
@@ -162,7 +201,7 @@ def test_the_channel_is_the_weighted_mean_of_the_strongest_items_by_hand() -> No
 def test_a_channel_reads_training_alone_and_leaves_lonely_items_their_own_vector() -> None:
     pairs = torch.tensor([[0, 0, 1, 1, 2], [0, 1, 0, 1, 3]])  # items 0 and 1 together, 3 alone, 2 nowhere
     data = interactions(pairs, 3, 4)
-    vectors = Vectors(torch.zeros(3, 5), torch.randn(4, 5))
+    vectors = PretrainedVectors(torch.zeros(3, 5), torch.randn(4, 5))
     channel = EaseChannel(l2=1.0)(data, vectors)
     assert channel.covered.tolist() == [True, True, False, False]
     torch.testing.assert_close(channel.metadata, vectors.items[[1, 0, 2, 3]])

@@ -16,11 +16,11 @@ from infodcl_geo.data.interactions import Interactions, load_interactions
 from infodcl_geo.errors import InfodclGeoError
 from infodcl_geo.evaluation.ranking import evaluate, rank_items
 from infodcl_geo.graph.graph import Graph, sparse_matrix
-from infodcl_geo.graph.item_item import ItemWeights, ease_weights
+from infodcl_geo.graph.item_item import ItemWeights, ease_weights, slim_graph
 from infodcl_geo.models import item_term
 from infodcl_geo.models.item_term import ItemTerm, combined_scorer, score_moments
 from infodcl_geo.models.scoring import UserRows, dot_scorer
-from infodcl_geo.selection import choose_l2, choose_term, choose_weight, validation_sample
+from infodcl_geo.selection import choose_l2, choose_term, choose_weight, fit_terms, validation_sample
 
 USERS, ITEMS = 9, 12
 
@@ -210,6 +210,20 @@ def test_of_several_terms_the_best_on_validation_is_taken() -> None:
     assert choice.ndcg["noise"][0.0] == pytest.approx(alone.ndcg[0.0])
     with pytest.raises(InfodclGeoError, match="an item term to try"):
         choose_term(base, {}, data)
+
+
+def test_terms_are_fitted_by_form_on_training_alone() -> None:
+    data = tastes()
+    terms, users = fit_terms(data, l2=3.0), torch.arange(60)
+    assert list(terms) == ["ease", "slim"]
+    dense, sparse = ease_weights(data.train, 60, 40, 3.0), slim_graph(data.train, 60, 40)
+    for form, weights in (("ease", dense), ("slim", sparse)):
+        expected = term_of(data, weights).scores(users, slice(0, 40))
+        torch.testing.assert_close(terms[form].scores(users, slice(0, 40)), expected)
+    chosen = fit_terms(data, forms=("ease",))["ease"].weights
+    torch.testing.assert_close(chosen, choose_l2(data)[1])
+    with pytest.raises(InfodclGeoError, match="item terms are ease and slim, not 'knn'"):
+        fit_terms(data, forms=("knn",))
 
 
 def test_without_a_validation_split_nothing_is_chosen() -> None:

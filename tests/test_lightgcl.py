@@ -27,7 +27,7 @@ def build(layers: int = 2, init_std: float = 0.5, **options: object) -> LightGCL
     torch.manual_seed(0)
     graph = normalized_adjacency(PAIRS, USERS, ITEMS)
     chosen = LightGCLOptions(**{"rank": 2, "contrast": 0.5, "temperature": 0.3, **options})  # type: ignore[arg-type]
-    return LightGCL(graph, USERS, ITEMS, dim=DIM, num_layers=layers, penalty=0.1, init_std=init_std, options=chosen)
+    return LightGCL(graph, USERS, ITEMS, dim=DIM, num_layers=layers, l2=0.1, init_std=init_std, options=chosen)
 
 
 def interactions() -> Tensor:
@@ -122,7 +122,7 @@ def test_gradients_reach_every_node_by_the_contrast() -> None:
 
 def test_without_contrast_it_ranks_as_lightgcn() -> None:
     model = build(contrast=0.0)
-    plain = LightGCN(model.graph, USERS, ITEMS, dim=DIM, num_layers=2, penalty=0.1)
+    plain = LightGCN(model.graph, USERS, ITEMS, dim=DIM, num_layers=2, l2=0.1)
     plain.load_state_dict(model.state_dict())
     assert model.loss(BATCH)["nce"].item() == 0
     for mine, theirs in zip(model.embeddings(), plain.embeddings(), strict=True):

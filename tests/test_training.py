@@ -8,25 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from infodcl_geo.channels.build import channel_builders
+from infodcl_geo.configuration import Config, configure
 from infodcl_geo.data.generated import demo
 from infodcl_geo.data.ids import IdMap
 from infodcl_geo.data.interactions import Interactions
-from infodcl_geo.experiment import (
-    Config,
-    ModelOptions,
-    best_num_layers,
-    build_channels,
-    build_model,
-    default_config,
-    fit,
-    pretrain,
-    run,
-    spectral_vectors,
-)
+from infodcl_geo.errors import OptionError
+from infodcl_geo.experiment import fit, prepare, run
 from infodcl_geo.graph.spectral import spectral_embeddings
 from infodcl_geo.models.base import EmbeddingModel
-from infodcl_geo.models.infodcl import InfoDCLOptions
-from infodcl_geo.training.loop import TrainOptions
+from infodcl_geo.models.mf import MatrixFactorization
+from infodcl_geo.pretraining import best_num_layers, pretrain, spectral_vectors
+from infodcl_geo.training.options import TrainOptions
 
 
 def checkerboard(users: int = 24, items: int = 24) -> Interactions:
@@ -43,8 +36,11 @@ def interactions(train: Tensor, valid: Tensor, test: Tensor, users: int, items: 
 
 
 def config(model: str = "infodcl", **training: object) -> Config:
-    options = TrainOptions(**{"epochs": 60, "batch_size": 64, "lr": 0.02, **training})  # type: ignore[arg-type]
-    return Config(ModelOptions(model=model, dim=8), options)  # type: ignore[arg-type]
+    """Small and from a random start."""
+    chosen = configure(model)
+    shared = {"init": "normal", "dim": 8, "num_layers": 1, "l2": 0.01, "init_std": 0.02, "anchor_batch": 8}
+    own = {name: value for name, value in shared.items() if name in chosen.recipe.option_names}
+    return chosen.changed(**own, **{"epochs": 60, "batch_size": 64, "lr": 0.02, **training})
 
 
 @pytest.mark.parametrize("model", ["infodcl", "lightgcl", "lightgcn", "mf", "ncl", "sgl"])
@@ -56,7 +52,7 @@ def test_the_withheld_diagonal_comes_first(model: str) -> None:
 def test_popularity_is_scored_without_training() -> None:
     outcome = run(checkerboard(), config("popularity"), ks=(20,), progress=False)
     assert outcome.result.best_epoch == 0
-    assert outcome.model is None
+    assert not list(outcome.model.parameters())
     assert outcome.test.keys() == outcome.result.validation.keys()
 
 
@@ -120,11 +116,10 @@ def test_without_validation_the_last_epoch_counts() -> None:
 def test_both_ways_of_pretraining_and_all_channels() -> None:
     data = small()
     for pretraining in ("svd", "lightgcn"):
-        chosen = config()
-        chosen = replace(chosen, model=replace(chosen.model, pretraining=pretraining, channels="both"))  # type: ignore[arg-type]
-        vectors = pretrain(data, chosen, device=torch.device("cpu"), progress=False)
+        options = config().changed(pretraining=pretraining, channels="both").options
+        vectors = pretrain(data, options)[1]
         assert vectors.users.shape == (40, 8)
-        channels = build_channels(data, chosen, vectors)
+        channels = [build(data, vectors) for build in channel_builders(options, data)]  # type: ignore[arg-type]
         assert [channel.name for channel in channels] == ["item", "user"]
         assert all(channel.metadata.shape == (50, 8) for channel in channels)
         # Neighbours share tastes: an item's metadata is nearer to its own vector than to a random one's.
@@ -140,7 +135,7 @@ def test_given_channels_are_used() -> None:
 
 
 def test_a_diverging_run_says_so() -> None:
-    chosen = replace(config(lr=1e30, epochs=50), infodcl=InfoDCLOptions())
+    chosen = config(lr=1e30, epochs=50)
     with pytest.raises(FloatingPointError, match="smaller lr may help"):
         run(small(), chosen, progress=False)
 
@@ -152,42 +147,42 @@ def test_errors() -> None:
         TrainOptions(epochs=0)
     with pytest.raises(ValueError, match="lr must be positive"):
         TrainOptions(lr=0.0)
-    with pytest.raises(ValueError, match="model must be one of"):
-        ModelOptions(model="als")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="dim must be at least 1"):
-        ModelOptions(dim=0)
-    assert default_config("lightgcn", seed=3).training.seed == 3
+    with pytest.raises(OptionError, match="no model 'lightgcm': did you mean lightgcn"):
+        configure("lightgcm")
+    with pytest.raises(OptionError, match="dim must be at least 1"):
+        configure("mf", dim=0)
+    with pytest.raises(OptionError, match="mf has no option noise; simgcl, xsimgcl have it"):
+        configure("mf", noise=0.1)
+    with pytest.raises(OptionError, match="mf has no option learning_rate"):
+        configure("mf", learning_rate=0.1)
+    assert configure("lightgcn", seed=3).training.seed == 3
 
 
 def test_pretrained_vectors_are_where_training_starts() -> None:
     data = demo(1, num_users=60, num_items=50).interactions
-    wanted = default_config("mf")
-    wanted = replace(wanted, model=replace(wanted.model, dim=8, init="pretrained", init_std=0.1))
+    wanted = configure("mf", "pretrained", dim=8, init_std=0.1)
     users, items = spectral_embeddings(data.train, data.num_users, data.num_items, 8)
-    model = build_model(data, wanted, {})
+    model = prepare(data, wanted).model
     assert isinstance(model, EmbeddingModel)
     for table, vectors in ((model.user_embedding.weight, users), (model.item_embedding.weight, items)):
         known = vectors.abs().sum(1) > 0
         cosine = torch.nn.functional.cosine_similarity(table[known], vectors[known])
         torch.testing.assert_close(cosine, torch.ones_like(cosine))
         assert table.square().mean().sqrt().item() == pytest.approx(0.1, rel=0.1)
-    diffrec = default_config("diffrec")
-    diffrec = replace(diffrec, model=replace(diffrec.model, init="pretrained"))
-    with pytest.raises(ValueError, match="diffrec has no embeddings"):
-        build_model(data, diffrec, {})
+    with pytest.raises(OptionError, match="diffrec has no embeddings"):
+        configure("diffrec", "pretrained")
 
 
 def test_the_precision_of_products_is_set_while_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: set[str] = set()
-    forward = EmbeddingModel.loss
+    forward = MatrixFactorization.loss
 
     def watched(self, batch, generator=None):  # type: ignore[no-untyped-def]
         seen.add(torch.get_float32_matmul_precision())
         return forward(self, batch, generator)
 
-    monkeypatch.setattr(EmbeddingModel, "loss", watched)
-    chosen = replace(config(epochs=1), model=replace(config().model, model="mf"))
-    fit(small(), replace(chosen, training=replace(chosen.training, matmul_precision="medium")), progress=False)
+    monkeypatch.setattr(MatrixFactorization, "loss", watched)
+    fit(small(), config("mf", epochs=1, matmul_precision="medium"), progress=False)
     assert seen == {"medium"}
     assert torch.get_float32_matmul_precision() == "highest"
     with pytest.raises(ValueError, match="matmul_precision must be"):
@@ -197,43 +192,45 @@ def test_the_precision_of_products_is_set_while_training_alone(monkeypatch: pyte
 def test_smoothing_is_chosen_on_validation() -> None:
     data = demo(num_users=200, num_items=150).interactions
     for model in ("infodcl", "svd"):
-        outcome = run(data, default_config(model, epochs=1), ks=(20,), progress=False)  # type: ignore[arg-type]
-        chosen = outcome.config.svd.smoothing
+        outcome = run(data, configure(model, epochs=1), ks=(20,), progress=False)  # type: ignore[arg-type]
+        chosen = outcome.config.options.smoothing  # type: ignore[attr-defined]
         found = {}
         for smoothing in (0.05, 0.25, 0.75):
-            fixed = default_config("svd").changed(svd={"smoothing": smoothing}, model={"num_layers": 1})
+            fixed = configure("svd", smoothing=smoothing, num_layers=1)
             found[smoothing] = run(data, fixed, ks=(20,), progress=False).result.validation["ndcg@20"]
         assert chosen == max(found, key=found.__getitem__)
         # What is in the test split has no bearing on it.
         blind = replace(data, test=data.test[:, :1])
-        assert spectral_vectors(blind, default_config(model))[0].svd.smoothing == chosen  # type: ignore[arg-type]
-    mf = default_config("mf", epochs=1)
+        assert spectral_vectors(blind, configure(model).options)[0].smoothing == chosen
+    mf = configure("mf", epochs=1)
     assert fit(data, mf, ks=(20,), progress=False).config == mf
     unseen = replace(data, valid=data.valid[:, :0])
-    assert spectral_vectors(unseen, default_config("svd"))[0].svd.smoothing == 0.75
+    assert spectral_vectors(unseen, configure("svd").options)[0].smoothing == 0.75
 
 
 def test_layers_are_chosen_on_validation() -> None:
     data = demo(num_users=200, num_items=150).interactions
     for smoothing in (0.05, 0.75):
-        config = default_config("svd").changed(svd={"smoothing": smoothing})
+        config = configure("svd", smoothing=smoothing)
         found = {}
         for num_layers in (1, 2, 3):
-            fixed = config.changed(model={"num_layers": num_layers})
+            fixed = config.changed(num_layers=num_layers)
             found[num_layers] = run(data, fixed, ks=(20,), progress=False).result.validation["ndcg@20"]
         outcome = run(data, config, ks=(20,), progress=False)
-        assert found[outcome.config.model.num_layers] == max(found.values())
+        assert found[outcome.config.options.num_layers] == max(found.values())
         assert outcome.result.validation["ndcg@20"] == max(found.values())
-        vectors = pretrain(data, config, device=torch.device("cpu"))
+        vectors = pretrain(data, config.options)[1]
         for model in ("infodcl", "mf", "simdiff"):
-            config = default_config(model, "pretrained", epochs=1).changed(svd={"smoothing": smoothing})
+            config = configure(model, "pretrained", epochs=1, smoothing=smoothing)
             trained = fit(data, config, ks=(20,), progress=False)
-            assert trained.config.model.num_layers == best_num_layers(data, vectors) == outcome.config.model.num_layers
-            assert trained.model.num_layers == trained.config.model.num_layers  # type: ignore[union-attr]
-        assert best_num_layers(replace(data, test=data.test[:, :1]), vectors) == outcome.config.model.num_layers
+            assert (
+                trained.config.options.num_layers == best_num_layers(data, vectors) == outcome.config.options.num_layers
+            )
+            assert trained.model.num_layers == trained.config.options.num_layers  # type: ignore[union-attr]
+        assert best_num_layers(replace(data, test=data.test[:, :1]), vectors) == outcome.config.options.num_layers
         assert best_num_layers(replace(data, valid=data.valid[:, :0]), vectors) == 1
-    given = default_config("infodcl", epochs=1).changed(model={"num_layers": 2})
-    assert fit(data, given, ks=(20,), progress=False).config.model.num_layers == 2
-    random = default_config("mf", epochs=1).changed(model={"num_layers": None})
+    given = configure("infodcl", epochs=1, num_layers=2)
+    assert fit(data, given, ks=(20,), progress=False).config.options.num_layers == 2
+    random = configure("mf", epochs=1, num_layers=None)
     with pytest.raises(ValueError, match="mf has no pretrained vectors to choose num_layers by"):
         fit(data, random, progress=False)

@@ -68,17 +68,17 @@ def beyond_vectors(
         P(i \mid u) \propto \exp\Big(\sum_k \alpha_k a_k(u, i) + \beta\, b(u, i)\Big), \qquad
         b(u, i) = \cos\Big(\sum_{j \in T_u} \hat m_j,\; \hat m_i\Big)
 
-    :math:`T_u` are u's training items and :math:`\hat m` the metadata, centred and normalised. What the vectors p, q say
-    is :math:`a_1 = p_u^\top q_i`, :math:`a_2` the same of vectors propagated twice, and :math:`a_3, a_4` the score b
-    with either in place of m, so that metadata which are the vectors in other words bring nothing. The weights are
+    :math:`T_u` are u's training items and :math:`\hat m` the metadata, centred and normalised. What the vectors p, q
+    say is :math:`a_1 = p_u^\top q_i`, :math:`a_2` the same of vectors propagated twice, and :math:`a_3, a_4` the score
+    b with either in place of m, so that metadata which are the vectors in other words bring nothing. The weights are
     fitted on the pairs of half of the users, with :math:`\beta = 0` and without, and judged on those of the other
     half; then the halves change places. The gain is
 
     .. math:: G = \frac{1}{P} \sum_{(u, i)} \log P_{\alpha\beta}(i \mid u) - \log P_{\alpha}(i \mid u)
 
-    in nats a pair, with its standard error over users. A channel that knows nothing more loses a little on the half that
-    it was not fitted on. In the share of what the vectors know, :math:`\log (D + 1) + \frac1P \sum \log P_\alpha`, the
-    gain says whether it is worth the trouble.
+    in nats a pair, with its standard error over users. A channel that knows nothing more loses a little on the half
+    that it was not fitted on. In the share of what the vectors know, :math:`\log (D + 1) + \frac1P \sum \log P_\alpha`,
+    the gain says whether it is worth the trouble.
 
     Args:
         data: its training and validation splits are used.
@@ -112,11 +112,11 @@ def beyond_vectors(
         raise ChannelError(f"{len(distinct)} users hold something out; two halves need at least 4")
     choices = np.stack([items, *dealt], axis=1)
     adjacency = normalized_adjacency(data.train.cpu(), *sizes)
-    own = vectors.users.cpu().float(), vectors.items.cpu().float()
+    own = (vectors.users.cpu().float(), vectors.items.cpu().float())
     carried = propagate(adjacency, torch.cat(own), 2).split(sizes)
     described = (own[1], carried[1], channel.metadata.cpu().float())
-    tables = [own, carried, *(_profiles(graph, rows) for rows in described)]
-    scores = np.stack([_scores(*pair, users, choices) for pair in tables], axis=2)
+    tables = [own, (carried[0], carried[1]), *(_profiles(graph, rows) for rows in described)]
+    scores = np.stack([_scores(*table, users, choices) for table in tables], axis=2)
 
     first = np.isin(users, distinct[: len(distinct) // 2])
     alone, together = np.empty((2, len(users), draws + 1))

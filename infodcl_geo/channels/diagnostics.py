@@ -16,7 +16,8 @@ from ..data.interactions import Interactions
 from ..graph.graph import Graph, interaction_graph, to_scipy
 from ..graph.similarity import cosine_graph
 from ..nn.psnet import PSNet
-from .base import Channel, ChannelError, PretrainedVectors, printable
+from ..text import escape
+from .base import Channel, ChannelError, PretrainedVectors
 from .beyond import Beyond, beyond_vectors
 from .pairs import deal_pairs
 from .shuffle import shuffled
@@ -120,7 +121,7 @@ class ChannelReport:
         degrees, found = self.degrees, self.agreement
         graph = "nearest by metadata" if self.from_metadata else "graph"
         lines = [
-            f"channel       {printable(self.name)}: {printable(self.source)}",
+            f"channel       {escape(self.name)}: {escape(self.source)}",
             f"coverage      {100 * self.coverage:.1f}% of {self.num_items} items "
             f"({self.without_metadata} without metadata of their own, {100 * (1 - self.coverage):.1f}%)",
             f"degrees       {graph} over {self.over}: min {degrees.min}, median {degrees.median:g}, "
@@ -142,7 +143,7 @@ class ChannelReport:
             lines += [
                 f"beyond        {100 * told.share:+.2f}% of what the vectors know of held-out items "
                 f"({told.gain:+.5f} nats a pair beside {told.known:.5f}), weight {told.weight:.2f}",
-                f"              z = {told.z:.1f}, {told.pairs} held-out pairs; right order of a held-out and a random item: "
+                f"              z = {told.z:.1f}, {told.pairs} held-out pairs; above an item dealt at random: "
                 f"{100 * told.auc:.2f}% against {100 * told.auc_vectors:.2f}% by the vectors"
                 + ("; ADDS NOTHING to them" if self.adds_nothing else ""),
             ]
@@ -258,8 +259,9 @@ def agreement(
       drawn among the items that u has not in training, each as often as those who lack it hold it out. The users
       are the same, and so are popularity and degrees of the items. That cancels hubs, and edges that join items
       merely because they are equally popular.
-    - From it the mean advantage of copies with :func:`~infodcl_geo.channels.shuffle.shuffled` edges is taken, which keep every degree. That cancels
-      what is left of hubs where users of mainstream taste hold popular items in both splits.
+    - From it the mean advantage of copies with :func:`~infodcl_geo.channels.shuffle.shuffled` edges is taken, which
+      keep every degree. That cancels what is left of hubs where users of mainstream taste hold popular items in both
+      splits.
 
     With the spread s of the copies and the standard error e of the advantage over users,
     :math:`z = (A - \bar A_r) / \sqrt{s^2 (1 + 1/R) + e^2}`. If the edges say no more than their degrees do, the graph

@@ -6,6 +6,7 @@ compared with its size first.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import zipfile
 from collections.abc import Mapping
@@ -234,10 +235,19 @@ def _chosen(file: Path, found: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np
 
 def _read_parquet(file: Path) -> tuple[np.ndarray, np.ndarray | None]:
     count = int(pl.scan_parquet(file, glob=False).select(pl.len()).collect().item())
-    width = len(pl.read_parquet_schema(file))
-    if count * max(1, width) * 4 > _bound(file):
-        raise InteractionError(f"{file}: {count} rows of {width} columns unpack to more than {_bound(file)} bytes")
+    values = count * max(1, len(pl.read_parquet_schema(file)))
+    with contextlib.suppress(ImportError):  # alone knows the length of all lists before they are read
+        import pyarrow.parquet as pq
+
+        groups = pq.read_metadata(file)
+        values = max(values, sum(_values_of(groups.row_group(group)) for group in range(groups.num_row_groups)))
+    if values * 4 > _bound(file):
+        raise InteractionError(f"{file}: its {values} values unpack to more than {_bound(file)} bytes")
     return _of_frame(file, pl.read_parquet(file, glob=False))
+
+
+def _values_of(group: Any) -> int:
+    return sum(group.column(column).num_values for column in range(group.num_columns))
 
 
 def _read_text(file: Path) -> tuple[np.ndarray, np.ndarray | None]:
@@ -267,6 +277,8 @@ def _of_frame(file: Path, frame: pl.DataFrame) -> tuple[np.ndarray, np.ndarray |
         if frame[column].null_count():
             raise InteractionError(f"{file}: {frame[column].null_count()} rows have no {column}")
         values = frame[column]
+        if values.dtype == pl.String and int(values.str.len_bytes().sum()) > _bound(file):
+            raise InteractionError(f"{file}: the ids of column {column!r} unpack to more than {_bound(file)} bytes")
         ids = (
             values.to_numpy() if values.dtype.is_integer() else np.array(values.cast(pl.String).to_list(), dtype=object)
         )

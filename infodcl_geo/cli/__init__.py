@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -22,6 +23,9 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``infodcl-geo``; 0 on success, 1 on an error that the user can mend, 2 on wrong usage."""
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without a sign shows another
     if words[:1] == ["--version"]:
         print(f"infodcl-geo {__version__}")
         return 0
@@ -67,6 +71,10 @@ def _run(command: str, words: list[str]) -> int:
     except InfodclGeoError as error:
         print(f"infodcl-geo: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        # Whoever read has gone; what is kept was kept before it was shown.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the interpreter ends
+        return 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"infodcl-geo: {where}{error.strerror or error}", file=sys.stderr)

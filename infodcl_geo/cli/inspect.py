@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     builders = channel_builders(asked, data)
     vectors = pretrain(data, asked)[1]
     for build in builders:
-        print(f"\n{inspect_channel(data, build(data, vectors)).summary()}")
+        print(f"\n{inspect_channel(data, build(data, vectors), vectors=vectors).summary()}")
     return 0
 
 

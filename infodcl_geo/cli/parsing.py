@@ -1,7 +1,7 @@
 """Words of the command line to options: one parser a command, that holds the options of the chosen model and no others.
 
-Options come from dataclasses: their names, types, defaults and documentation. Words of a configuration file stand before
-those of the command line, so that they are checked alike and give way.
+Options come from dataclasses: their names, types, defaults and documentation. Words of a configuration file stand
+before those of the command line, so that they are checked alike and give way.
 """
 
 from __future__ import annotations
@@ -79,9 +79,8 @@ class Parser(ArgumentParser):
     def __init__(self, command: str, description: str) -> None:
         self.recipe: Recipe | None = None
         self.command = command
-        super().__init__(
-            prog=f"infodcl-geo {command}".strip(), description=description, formatter_class=_Formatter, add_help=True
-        )
+        super().__init__(prog=f"infodcl-geo {command}".strip(), description=description, formatter_class=_Formatter)
+        self.allow_abbrev = False  # a shortened name would be taken in silence
 
     @property
     def names(self) -> list[str]:
@@ -239,7 +238,7 @@ def with_flags(words: Sequence[str], parser: Parser) -> list[str]:
     found: list[str] = []
     for place, word in enumerate(words):
         following = words[place + 1] if place + 1 < len(words) else "--"
-        if hints.get(word) is bool and following.startswith("--"):
+        if hints.get(word) in (bool, bool | None) and following.startswith("--"):
             word = f"{word}=true"
         found.append(word)
     return found

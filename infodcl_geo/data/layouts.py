@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from .ids import InteractionError, escaped, warn
+from ..text import escape
+from .ids import InteractionError, warn
 
 Format = Literal["pairs", "adjacency", "table", "recbole", "json", "parquet", "npy", "npz"]
 Column = str | int
@@ -40,7 +41,9 @@ class Known:
 _ID, _STAMP, _STARS = r"\S+", r"\d{9,13}", r"[0-5](?:\.\d+)?"
 _ASIN, _REVIEWER = r"B[0-9A-Z]{9}|\d{9}[\dX]", r"A[0-9A-Z]{9,20}"
 KNOWN = (
-    Known("Amazon ratings, item first", (_ASIN, _REVIEWER, _STARS, _STAMP), {"user": 1, "item": 0, "rating": 2, "time": 3}),
+    Known(
+        "Amazon ratings, item first", (_ASIN, _REVIEWER, _STARS, _STAMP), {"user": 1, "item": 0, "rating": 2, "time": 3}
+    ),
     Known("ratings with time", (_ID, _ID, _STARS, _STAMP), {"user": 0, "item": 1, "rating": 2, "time": 3}),
     Known("Taobao UserBehavior", (_ID, _ID, _ID, "pv|buy|cart|fav", _STAMP), {"user": 0, "item": 1, "time": 4}),
     Known(
@@ -49,7 +52,10 @@ KNOWN = (
         {"user": 0, "time": 1, "item": 4},
     ),
     Known(
-        "LastFM 360k", (r"[0-9a-f]{40}", r"[0-9a-f-]{36}|", r".+", r"\d+"), {"user": 0, "item": 2, "rating": 3}, quoted=False
+        "LastFM 360k",
+        (r"[0-9a-f]{40}", r"[0-9a-f-]{36}|", r".+", r"\d+"),
+        {"user": 0, "item": 2, "rating": 3},
+        quoted=False,
     ),
 )
 
@@ -95,6 +101,7 @@ class Columns:
 
 
 def is_position(column: Column) -> bool:
+    """Whether a column is named by its position from 0."""
     return isinstance(column, int) or bool(re.fullmatch(r"\d{1,6}", column))
 
 
@@ -104,6 +111,7 @@ def plain_name(name: str) -> str:
 
 
 def shown(fields: Sequence[str]) -> str:
+    """The first fields of a header, for a message."""
     return ", ".join(repr(h[:80]) for h in fields[:8]) + (", ..." if len(fields) > 8 else "")
 
 
@@ -136,7 +144,10 @@ class Layout:
         """The fields of a line."""
         line = line.rstrip("\r\n")
         if '"' in line and self.quoted and "\r" not in line:
-            return next(csv.reader([line], delimiter=str(self.separator), skipinitialspace=True))
+            try:
+                return next(csv.reader([line], delimiter=str(self.separator), skipinitialspace=True))
+            except csv.Error as error:
+                raise InteractionError(f"{self.file}: a line cannot be read ({error})") from None
         if self.separator == ":":
             line = line.replace(":", " ", 1)
         return line.split() if self.separator in (None, ":") else [f.strip() for f in line.split(self.separator)]
@@ -168,20 +179,27 @@ def lay_out(plain: Layout, text: str, columns: Columns, format: Format | None) -
         if known is not None and not all(is_number(f) for row in bare for f in row):
             return replace(plain, format="pairs", width=len(known.fields), known=known)
     if format in ("recbole", "table") or (format is None and _has_header(rows, columns)):
-        if format is None and not any(isinstance(c, str) and not is_position(c) for c in columns.given.values()):
+        if format is None and not columns.given:
             _require_a_header(fields, where)
         if len(lines) == 1:
             raise InteractionError(f"{plain.file}: empty, a header and no interactions")
         start = plain.start + len(lines[0].encode()) + 1
         return replace(
-            plain, format=format or "table", start=start, first_line=plain.first_line + 1, header=fields, width=len(fields)
+            plain,
+            format=format or "table",
+            start=start,
+            first_line=plain.first_line + 1,
+            header=fields,
+            width=len(fields),
         )
     if format is None:
         format = "pairs" if columns.positions else _pairs_or_adjacency(plain, rows)
     counts = [len(r) for r in rows]
     width = max(set(counts), key=lambda c: (counts.count(c), c)) if format == "pairs" else 0
     if format == "pairs" and width < 2:
-        raise InteractionError(f"{where}: one field a line; interactions are 'user item' pairs (separator= splits lines)")
+        raise InteractionError(
+            f"{where}: one field a line; interactions are 'user item' pairs (separator= splits lines)"
+        )
     if format == "pairs" and width > 4 and not columns.positions:
         raise InteractionError(f"{where}: {_several(width)}")
     return replace(plain, format=format, width=width)
@@ -199,6 +217,7 @@ def _fits(known: Known, rows: Sequence[Sequence[str]]) -> bool:
 
 
 def is_number(token: str) -> bool:
+    """Whether a field is a number, or empty."""
     try:
         float(token)
     except ValueError:
@@ -237,7 +256,9 @@ def _pairs_or_adjacency(layout: Layout, rows: list[list[str]]) -> Format:
     if layout.separator == ":":
         return "adjacency"
     if any(":" in f for f in rows[0]) and layout.separator is None:
-        raise InteractionError(f"{layout.file}:{layout.first_line}: fields such as {rows[0][-1]!r}; separator= splits them")
+        raise InteractionError(
+            f"{layout.file}:{layout.first_line}: fields such as {rows[0][-1]!r}; separator= splits them"
+        )
     counts = [len(r) for r in rows]
     widest = max(counts)
     common = max(set(counts), key=counts.count)
@@ -314,6 +335,7 @@ def positions_of(columns: Columns, width: int, source: str) -> dict[str, int]:
 
 
 def checked_position(position: int, width: int, key: str, source: str) -> int:
+    """The position, if there is such a column."""
     if not 0 <= position < width:
         raise InteractionError(f"{source}: no column {position} for {key}; there are {width}, counted from 0")
     return position
@@ -326,4 +348,4 @@ def column_at(header: Sequence[str], wanted: Column, key: str, source: str) -> i
         return matches[0]
     if is_position(wanted):
         return checked_position(int(wanted), len(header), key, source)
-    raise InteractionError(f"{source}: no column {escaped(wanted)!r} for {key}; there are {shown(header)}")
+    raise InteractionError(f"{source}: no column {escape(wanted)!r} for {key}; there are {shown(header)}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import math
 import os
 import sys
 import zipfile
@@ -97,7 +98,9 @@ def _reviews(file: Path) -> Iterator[_Row]:
                 user, item, rating, time = (review[k] for k in ("reviewerID", "asin", "overall", "unixReviewTime"))
                 if not (isinstance(user, str) and isinstance(item, str) and user.isprintable() and item.isprintable()):
                     raise TypeError("ids are not words")
-                yield user, item, float(rating), int(time)
+                if not math.isfinite(stars := float(rating)):
+                    raise ValueError("a rating that is not finite")
+                yield user, item, stars, int(time)
             except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
                 raise DatasetError(f"{file}:{number}: not a review ({one_line(error)})") from None
 

@@ -30,6 +30,12 @@ class DataOptions:
         item_column: the same for items.
         rating_column: the same for ratings.
         time_column: the same for times.
+        encoding: of text files, such as latin-1; UTF-8 by default.
+        separator: of the columns of text files, such as ',' or '::'; told from the content by default.
+        time_format: of dates, such as '%d.%m.%Y %H:%M'; told from the column by default.
+        train_file: name of the training file in a folder, where names do not tell.
+        valid_file: the same for validation.
+        test_file: the same for test.
     """
 
     data: str = "demo"
@@ -44,6 +50,12 @@ class DataOptions:
     item_column: str | None = None
     rating_column: str | None = None
     time_column: str | None = None
+    encoding: str | None = None
+    separator: str | None = None
+    time_format: str | None = None
+    train_file: str | None = None
+    valid_file: str | None = None
+    test_file: str | None = None
 
     def load(self) -> Interactions:
         """Read the data set."""
@@ -64,5 +76,11 @@ class DataOptions:
             item_column=self.item_column,
             rating_column=self.rating_column,
             time_column=self.time_column,
+            encoding=self.encoding,
+            separator=self.separator,
+            time_format=self.time_format,
+            train=self.train_file,
+            valid=self.valid_file,
+            test=self.test_file,
             seed=self.split_seed,
         )

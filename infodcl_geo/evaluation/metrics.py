@@ -17,7 +17,8 @@ BEYOND = ("coverage", "gini", "novelty", "popularity")
 def accuracy(hits: Tensor, targets: Tensor, ks: Sequence[int]) -> dict[str, Tensor]:
     r"""Recall, NDCG, precision, MRR, hit rate and MAP of each user at every ``k``.
 
-    For a user with held-out items :math:`T_u` and ranked list :math:`r_1, r_2, \dots`, with :math:`h_j = [r_j \in T_u]`:
+    For a user with held-out items :math:`T_u` and ranked list :math:`r_1, r_2, \dots`, and with
+    :math:`h_j = [r_j \in T_u]`:
 
     .. math::
         \text{recall@}k = \frac{\sum_{j \le k} h_j}{|T_u|}, \quad

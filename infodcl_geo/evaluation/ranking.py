@@ -6,11 +6,11 @@ user. So a list depends on the scores alone, whatever the cut-off, the chunks, t
 three of a list of five are the list of three. The score of an
 :class:`~infodcl_geo.models.scoring.ExactScorer` is its exact one; that of any other scorer is what it returns.
 
-**What it costs.** Fast scores are taken a chunk at a time, and a few more of the largest than are asked for. With
+**What it costs.** Fast scores are taken a chunk at a time, and of them the k largest and a few more. With
 :math:`|\text{fast} - \text{exact}| \le e_u` the k best items are among those of fast scores
-:math:`\ge t_u - 2 e_u`, :math:`t_u` the k-th largest: k of them have exact scores of at least :math:`t_u - e_u`, and what
-is not among them has less. Where the few more reach below that, which nearly always holds, only neighbours closer than
-:math:`2 e_u` are scored exactly. Users for whom they do not (ties at the cut) are done again over all items.
+:math:`\ge t_u - 2 e_u`, :math:`t_u` the k-th largest: k of them have exact scores of at least :math:`t_u - e_u`, and
+what is not among them has less. Where the few more reach below that, which nearly always holds, only neighbours closer
+than :math:`2 e_u` are scored exactly. Users for whom they do not (ties at the cut) are done again over all items.
 """
 
 from __future__ import annotations

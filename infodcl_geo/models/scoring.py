@@ -97,7 +97,9 @@ def item_scorer(rows: UserRows, weights: Tensor) -> ExactScorer:
 def with_popular_fallback(scorer: Scorer, degree: Tensor, item_counts: Tensor) -> Scorer:
     r"""A scorer that also serves users without a training interaction, by popularity:
 
-    .. math:: s_{ui} = \begin{cases} \text{scorer}(u, i) & \text{degree}_u > 0 \\ \text{count}_i & \text{otherwise}\end{cases}
+    .. math::
+        s_{ui} = \begin{cases} \text{scorer}(u, i) & \text{degree}_u > 0 \\ \text{count}_i & \text{otherwise}
+        \end{cases}
 
     What a model learned says nothing of such users: their embeddings are where they started, their rows of the
     interactions are zero. Items that are as popular as each other come in the order of
@@ -162,7 +164,7 @@ def _operand_rounding() -> float:
 
 
 def _pairwise_sum(x: Tensor) -> Tensor:
-    """Sums over dimension 1 by a tree of additions of neighbours: zeros that follow change no bit, nor does a device."""
+    """Sums over dimension 1 by a tree of additions of neighbours: zeros at the end change no bit, nor a device."""
     while x.size(1) > 1:
         if x.size(1) % 2:
             x = torch.cat([x, torch.zeros_like(x[:, :1])], dim=1)
