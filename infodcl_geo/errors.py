@@ -43,7 +43,7 @@ class TrainingError(InfodclGeoError, FloatingPointError):
     result: Any = None
     """:class:`~infodcl_geo.training.state.TrainResult` up to there"""
     run: Any = None
-    """:class:`~infodcl_geo.experiment.Run` with the best epoch before, if one was validated"""
+    """:class:`~infodcl_geo.outcome.Run` with the best epoch before, if one was validated"""
 
 
 class ScoreError(InfodclGeoError):

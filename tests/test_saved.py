@@ -122,7 +122,8 @@ def test_the_card_says_what_is_known(tmp_path: Path) -> None:
     text = (tmp_path / "card.md").read_text()
     assert "\x1b" not in text
     assert "| name | a\\|b\\\\nc\\\\x1b[0m |" in text
-    for wanted in (data.fingerprint, f"{recommender.record.metrics['test']['recall@10']:.4f}", "options: l2", "## Limits"):
+    recall = f"{recommender.record.metrics['test']['recall@10']:.4f}"
+    for wanted in (data.fingerprint, recall, "options: l2", "## Limits"):
         assert wanted in text
 
 
@@ -299,7 +300,7 @@ def mutated(content: bytes, draw: random.Random) -> bytes:
         elif kind == 3:
             found[at:at] = found[at : at + draw.choice([1, 8, 50])]
         elif kind == 4:
-            found[at:at] = draw.choice([b"9", b"-", b"[", b"{", b"null", b"1e999", b"\x00", b"\xff", b'"', b"99999999999"])
+            found[at:at] = draw.choice([b"9", b"-", b"[", b"{", b"null", b"1e999", b"\x00", b"\xff", b'"', b"9" * 20])
         else:
             del found[at:]
     return bytes(found)
@@ -310,7 +311,10 @@ def load_and_use(folder: Path) -> bool:
     try:
         found = Recommender.load(folder)
     except CheckpointError as error:
-        assert "\n" not in str(error)
+        message = str(error)
+        found = None
+    if found is None:
+        assert "\n" not in message
         return False
     answers = found.recommend(found.user_ids.raw[:2].tolist(), 3)
     assert all(np.isfinite(answer.scores).all() for answer in answers)
@@ -372,8 +376,12 @@ def test_no_mutation_with_fitting_hashes_crashes(diffrec: Recommender, tmp_path:
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-        lambda inner: st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["format", "about", "files", "content", "config", "record", "model"]), inner),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["format", "about", "files", "content", "config", "record", "model"]), inner
+            )
+        ),
         max_leaves=12,
     )
 )

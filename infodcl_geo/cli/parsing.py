@@ -1,7 +1,7 @@
 """Words of the command line to options: one parser a command, that holds the options of the chosen model and no others.
 
-Options come from dataclasses: their names, types, defaults and documentation. Words of a configuration file stand before
-those of the command line, so that they are checked alike and give way.
+Options come from dataclasses: their names, types, defaults and documentation. Words of a configuration file stand
+before those of the command line, so that they are checked alike and give way.
 """
 
 from __future__ import annotations

@@ -101,6 +101,7 @@ class Columns:
 
 
 def is_position(column: Column) -> bool:
+    """Whether a column is named by its position from 0."""
     return isinstance(column, int) or bool(re.fullmatch(r"\d{1,6}", column))
 
 
@@ -110,6 +111,7 @@ def plain_name(name: str) -> str:
 
 
 def shown(fields: Sequence[str]) -> str:
+    """The first fields of a header, for a message."""
     return ", ".join(repr(h[:80]) for h in fields[:8]) + (", ..." if len(fields) > 8 else "")
 
 
@@ -215,6 +217,7 @@ def _fits(known: Known, rows: Sequence[Sequence[str]]) -> bool:
 
 
 def is_number(token: str) -> bool:
+    """Whether a field is a number, or empty."""
     try:
         float(token)
     except ValueError:
@@ -332,6 +335,7 @@ def positions_of(columns: Columns, width: int, source: str) -> dict[str, int]:
 
 
 def checked_position(position: int, width: int, key: str, source: str) -> int:
+    """The position, if there is such a column."""
     if not 0 <= position < width:
         raise InteractionError(f"{source}: no column {position} for {key}; there are {width}, counted from 0")
     return position

@@ -144,6 +144,7 @@ def open_text(
 
 
 def not_utf8(encoding: str | None) -> str:
+    """What to say of text that is not UTF-8."""
     return "not UTF-8 text; encoding= says what it is in, often 'latin-1' or 'cp1252'"
 
 

@@ -48,6 +48,7 @@ def portion(column: pl.Series) -> Words:
 
 
 def narrow(codes: np.ndarray) -> np.ndarray:
+    """Codes in 32 bits, where they fit."""
     small = len(codes) == 0 or (int(codes.min()) >= -(2**31) and int(codes.max()) < 2**31)
     return codes.astype(np.int32) if small else codes
 
@@ -91,6 +92,7 @@ def _integral(part: Words) -> np.ndarray | None:
 
 
 def numbers_of(parts: Sequence[Words], fail: Fail) -> np.ndarray:
+    """A column in portions as finite numbers."""
     columns = []
     for part in parts:
         if part.words is None:
@@ -105,6 +107,7 @@ def numbers_of(parts: Sequence[Words], fail: Fail) -> np.ndarray:
 
 
 def as_words(part: Words) -> Words:
+    """The same portion with its whole numbers as words."""
     if part.words is not None:
         return part
     used, codes = np.unique(part.codes, return_inverse=True)
