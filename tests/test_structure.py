@@ -20,8 +20,8 @@ PACKAGE = "infodcl_geo"
 # In the order in which the data go through them: each room reads only rooms that stand before it. A room is a folder,
 # or a file beside the folders.
 ROOMS = [
-    "errors",
     "text",
+    "errors",
     "files",
     "environment",
     "kernels",

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..configuration import TRAINING, Config
 from ..errors import InfodclGeoError, OptionError
-from ..files import locked, make_folder, read_file, write_atomically
+from ..files import file_error, locked, make_folder, read_file, write_atomically
 from ..models import RECIPES, Recipe, find_recipe
 from ..settings import read_settings
 from ..tuning import Budget, Search, trial_rows
@@ -76,14 +76,17 @@ def main(argv: Sequence[str]) -> int:
     storage = _storage(options.journal)
     for recipe in recipes:
         start = time.perf_counter()
-        study = search.run(
-            makers[recipe.name],
-            budget,
-            fixed=[name for name in fixed if name in {*recipe.option_names, *TRAINING}],
-            storage=storage,
-            seed=options.search_seed,
-            begin=begin.get(recipe.name),
-        )
+        try:
+            study = search.run(
+                makers[recipe.name],
+                budget,
+                fixed=[name for name in fixed if name in {*recipe.option_names, *TRAINING}],
+                storage=storage,
+                seed=options.search_seed,
+                begin=begin.get(recipe.name),
+            )
+        except OSError as error:
+            raise file_error("write", options.journal or out, error) from None
         done = [trial for trial in study.trials if trial.values]
         if not done:
             print(f"{recipe.name}: no trial was completed")

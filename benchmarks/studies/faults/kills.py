@@ -56,7 +56,7 @@ def require(good: bool, what: str) -> None:
 def one_line(ended: Ended) -> None:
     """Whatever went wrong was said in one line, or in lines of warnings."""
     lines = [line for line in ended.err.splitlines() if line.strip()]
-    require(ended.code in (0, 1), f"ended with {ended.code}: {ended.err[-800:]}")
+    require(ended.code in (0, 1), f"ended with {ended.code}: {ended.err[-300:]!r}")
     require(all(line.startswith(("infodcl-geo: ", "warning: ")) for line in lines), f"said {ended.err[-800:]}")
     require(sum(line.startswith("infodcl-geo: ") for line in lines) == ended.code, f"said {ended.err[-800:]}")
 

@@ -120,7 +120,9 @@ class _Counter:
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event in _CHANGES:
             self.happens()
-        elif event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        elif (
+            event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        ):
             self.happens()
 
     def fsync(self, descriptor: int) -> None:
