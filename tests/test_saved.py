@@ -250,6 +250,30 @@ def test_what_does_not_fit_is_refused_though_all_hashes_do(change: Any, message:
     assert_refused(tmp_path, message)
 
 
+@pytest.mark.parametrize("name", ["slim", "turbocf"])
+@pytest.mark.parametrize("change", ["column outside", "pointer outside", "pointers turn", "fewer values", "other type"])
+def test_sparse_weights_point_nowhere_else(name: str, change: str, tmp_path: Path) -> None:
+    data = tiny()
+    Recommender.from_run(trained(name, data), data).save(tmp_path)
+    prefix = "state." + ("item_term." if name == "slim" else "")
+
+    def damage(tensors: dict[str, torch.Tensor]) -> None:
+        pointers, columns = tensors[f"{prefix}pointers"], tensors[f"{prefix}columns"]
+        if change == "column outside":
+            columns[0] = 10**9
+        elif change == "pointer outside":
+            pointers[-1] += 10**9
+        elif change == "pointers turn":
+            pointers[2] = 10**9
+        elif change == "fewer values":
+            tensors[f"{prefix}values"] = tensors[f"{prefix}values"][1:]
+        else:
+            tensors[f"{prefix}columns"] = columns.to(torch.int32)
+
+    rewrite(tmp_path, tensors=damage)
+    assert_refused(tmp_path, "pointers")
+
+
 @pytest.mark.parametrize(
     "change",
     [
