@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import OptionError
+from ..errors import CheckpointError, OptionError
 from ..graph.graph import Graph, normalized_interactions
 from ..nn.diffusion import time_encoding
 from .base import Batch, Model
@@ -154,9 +154,29 @@ class GiffCF(Model):
         return chunk_scorer(self.predict, lambda scores, window: scores[:, window].clone())
 
 
-def _restore(state: Mapping[str, Tensor], options: GiffCFOptions, train: Tensor, sizes: Sizes) -> Scorer:
+_MOST_STEPS = 100_000
+"""Steps beyond which options are not restored."""
+
+
+def _restored(state: Mapping[str, Tensor], options: GiffCFOptions, train: Tensor, sizes: Sizes) -> GiffCF:
+    # Before anything of such sizes is made: the tensors are there, the options may say anything.
+    longest = max(max(value.shape, default=0) for value in state.values())
+    if max(options.dim, options.time_dim) > longest or options.steps > _MOST_STEPS:
+        raise CheckpointError("the options of giffcf do not fit its weights")
     model = GiffCF(train, *sizes, options=options).to(train.device)
     model.load_state_dict(dict(state))
+    return model
+
+
+def _restore(state: Mapping[str, Tensor], options: GiffCFOptions, train: Tensor, sizes: Sizes) -> Scorer:
+    return _restored(state, options, train, sizes).scorer()
+
+
+def _fold_in(
+    state: Mapping[str, Tensor], options: GiffCFOptions, train: Tensor, sizes: Sizes, histories: UserRows
+) -> Scorer:
+    model = _restored(state, options, train, sizes)
+    model.rows = histories
     return model.scorer()
 
 
@@ -176,4 +196,5 @@ recipe = Recipe(
     training={"lr": 0.001},
     search=_search,
     restore=_restore,
+    fold_in=_fold_in,
 )
