@@ -45,7 +45,7 @@ class GiffCFOptions(ModelOptions):
 
 
 class GiffCF(Model):
-    r"""GiffCF (Zhu et al., SIGIR 2024): rows of interactions :math:`x \in \{0, 1\}^N` are smoothed, and sharpened again.
+    r"""GiffCF (Zhu et al., SIGIR 2024): rows of interactions :math:`x \in \{0, 1\}^N` are smoothed and sharpened again.
 
     .. math::
         z_t = F_t x + \sigma \epsilon, \qquad F_t = I + \frac{\alpha t}{T} (A - I), \qquad
