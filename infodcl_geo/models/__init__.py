@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from . import (
+    cfdiff,
+    cogcl,
+    ddrm,
     diffcl,
     diffrec,
     directau,
@@ -18,6 +21,7 @@ from . import (
     ncl,
     ngcf,
     popularity,
+    recdcl,
     sccf,
     sgcl,
     sgl,
@@ -50,9 +54,13 @@ RECIPES: tuple[Recipe, ...] = tuple(
         xsimgcl,
         sgl,
         sgcl,
+        recdcl,
+        cogcl,
         ncl,
         lightgcl,
         diffrec,
+        cfdiff,
+        ddrm,
         giffcf,
         ease,
         slim,
