@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import OptionError
 from ..graph.graph import Graph, normalized_interactions
 from ..nn.diffusion import time_encoding
 from .diffrec import DiffRec, DiffRecOptions
@@ -39,8 +40,6 @@ class CFDiffOptions(DiffRecOptions):
         super().__post_init__()
         check(self, at_least_1=["hops", "heads"], positive=["noise_scale"])
         if self.hidden % self.heads:
-            from ..errors import OptionError
-
             raise OptionError(f"heads must divide hidden = {self.hidden}, not {self.heads}")
 
 

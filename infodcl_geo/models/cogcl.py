@@ -194,7 +194,9 @@ class CoGCL(LightGCN):
             pairs += [torch.stack([users[drawn], to_item]), torch.stack([to_user, items[drawn]])]
         books = [book.flatten(0, 1) for book in self.books]
         sizes = left + len(books[0]), right + len(books[1])
-        graph = normalized_adjacency(torch.cat(pairs, 1).unique(dim=1), *sizes)
+        left_nodes, right_nodes = torch.cat(pairs, 1)
+        keys = (left_nodes * sizes[1] + right_nodes).unique()
+        graph = normalized_adjacency(torch.stack([keys // sizes[1], keys % sizes[1]]), *sizes)
         nodes = [self.user_embedding.weight, books[0], self.item_embedding.weight, books[1]]
         x = propagate(graph, torch.cat(nodes), self.num_layers)
         return x[:left], x[sizes[0] : sizes[0] + right]
