@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import argparse
 
+from infodcl_geo import configure, run
 from infodcl_geo.channels import Channel, ChannelBuilder, PretrainedVectors, UserSimilarity
 from infodcl_geo.data.generated import demo
 from infodcl_geo.data.interactions import Interactions, load_interactions
-from infodcl_geo.experiment import default_config, run
 from infodcl_geo.graph.graph import interaction_graph
 from infodcl_geo.nn import NeighbourMean
 
@@ -34,7 +34,7 @@ def main() -> None:
     options = parser.parse_args()
 
     data = load_interactions(options.data) if options.data else demo().interactions
-    config = default_config("infodcl", epochs=options.epochs, seed=options.seed)
+    config = configure("infodcl", epochs=options.epochs, seed=options.seed)
     choices: dict[str, list[ChannelBuilder]] = {
         "baskets": [baskets],
         "baskets and similar users": [baskets, UserSimilarity()],

@@ -9,10 +9,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from infodcl_geo import configure, load_interactions, run
 from infodcl_geo.channels import Knowledge, KnowledgeGraph, load_knowledge
 from infodcl_geo.data.generated import demo
-from infodcl_geo.data.interactions import load_interactions
-from infodcl_geo.experiment import default_config, run
 
 
 def main() -> None:
@@ -31,7 +30,7 @@ def main() -> None:
         data = made.interactions
         graph = KnowledgeGraph.from_item_facts(made.knowledge, data.num_items, made.relation_names)
 
-    config = default_config("infodcl", epochs=options.epochs, seed=options.seed)
+    config = configure("infodcl", epochs=options.epochs, seed=options.seed)
     for method in options.methods:
         outcome = run(data, config, channels=[Knowledge(graph, method)])
         print(f"{method}: test recall@20 {outcome.test['recall@20']:.4f}, {outcome.channels[0].source}")

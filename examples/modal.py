@@ -12,10 +12,9 @@ from pathlib import Path
 
 import torch
 
+from infodcl_geo import configure, load_interactions, run
 from infodcl_geo.channels import ItemFeatures, Modal, load_features
 from infodcl_geo.data.generated import demo
-from infodcl_geo.data.interactions import load_interactions
-from infodcl_geo.experiment import default_config, run
 
 
 def planted_features(topics: torch.Tensor, name: str, noise: float, seed: int) -> ItemFeatures:
@@ -45,7 +44,7 @@ def main() -> None:
         data = made.interactions
         found = [planted_features(made.item_interests, n, 2.0 + k, seed=k) for k, n in enumerate(options.features)]
 
-    config = default_config("infodcl", epochs=options.epochs, seed=options.seed)
+    config = configure("infodcl", epochs=options.epochs, seed=options.seed)
     outcome = run(data, config, channels=[Modal(features, options.aggregate) for features in found])
     for channel in outcome.channels:
         print(f"{channel.name}: {channel.source}")

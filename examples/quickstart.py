@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from infodcl_geo import Recommender, configure, run
 from infodcl_geo.data.generated import demo
-from infodcl_geo.experiment import default_config, run
-from infodcl_geo.recommender import Recommender
 
 
 def main() -> None:
@@ -16,7 +15,7 @@ def main() -> None:
     options = parser.parse_args()
 
     data = demo().interactions  # generated, with planted tastes
-    outcome = run(data, default_config("infodcl", epochs=options.epochs, seed=options.seed))
+    outcome = run(data, configure("infodcl", epochs=options.epochs, seed=options.seed))
     print(f"best epoch {outcome.result.best_epoch}, test recall@20 {outcome.test['recall@20']:.4f}")
     for answer in Recommender.from_run(outcome, data).recommend([3, 17], k=5):
         print(f"user {answer.user}: items {answer.items.tolist()}")

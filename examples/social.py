@@ -9,10 +9,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from infodcl_geo import configure, load_interactions, run
 from infodcl_geo.channels import ChannelBuilder, Social, SocialGraph, UserSimilarity, load_social
 from infodcl_geo.data.generated import demo
-from infodcl_geo.data.interactions import load_interactions
-from infodcl_geo.experiment import default_config, run
 
 
 def main() -> None:
@@ -30,7 +29,7 @@ def main() -> None:
         made = demo()
         data, friends = made.interactions, SocialGraph.from_edges(made.social, made.interactions.num_users)
 
-    config = default_config("infodcl", epochs=options.epochs, seed=options.seed)
+    config = configure("infodcl", epochs=options.epochs, seed=options.seed)
     similar, social = UserSimilarity(), Social(friends)
     choices: dict[str, list[ChannelBuilder]] = {
         "similar users": [similar],

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,13 +16,11 @@ from .channels.base import Channel, ChannelBuilder, PretrainedVectors
 from .channels.build import ChannelOptions, channel_builders
 from .configuration import Config, configure
 from .data.interactions import Interactions
-from .data.options import DataOptions
-from .environment import device_of, versions
-from .errors import OptionError
+from .environment import device_of
+from .errors import OptionError, TrainingError
 from .evaluation.groups import by_item_degree, by_user_degree
-from .evaluation.ranking import Ranking
 from .models import RECIPES, EmbeddingModel, Inputs, Model, Recipe
-from .models.scoring import Scorer
+from .outcome import Run
 from .pretraining import best_num_layers, pretrain
 from .training.callbacks import Callback
 from .training.loop import rank, train
@@ -32,66 +29,6 @@ from .training.state import TrainResult
 
 Channels: TypeAlias = Mapping[str, Tensor] | Sequence[Channel | ChannelBuilder]
 """Metadata ``[num_items, d]`` by name, or channels, ready or to be built."""
-
-
-@dataclass
-class Run:
-    """A trained model with its numbers."""
-
-    config: Config
-    """what ran, with what was chosen on the way"""
-    model: Model
-    scorer: Scorer
-    """what ranks"""
-    result: TrainResult
-    test: dict[str, float] = field(default_factory=dict)
-    """metrics of the test split; empty where it was not scored"""
-    preparation_seconds: dict[str, float] = field(default_factory=dict)
-    """what happens once before training: pretraining, channels and model; the fit of closed forms"""
-    ranking: Ranking | None = None
-    """the test split user by user"""
-    channels: list[Channel] = field(default_factory=list)
-    """channels that were built or given ready"""
-    test_by_user_degree: dict[str, dict[str, float]] = field(default_factory=dict)
-    """see :func:`~infodcl_geo.evaluation.groups.by_user_degree`"""
-    test_by_item_degree: dict[str, dict[str, float]] = field(default_factory=dict)
-    """see :func:`~infodcl_geo.evaluation.groups.by_item_degree`"""
-
-    @property
-    def embeddings(self) -> tuple[Tensor, Tensor] | None:
-        """User and item embeddings that rank, ``[M, d]`` and ``[N, d]``, of models that have them."""
-        state = self.model.state()
-        if self.config.recipe.restore is not None or not {"users", "items"} <= set(state):
-            return None
-        return state["users"], state["items"]
-
-    def metrics(self, data: DataOptions | None = None) -> dict[str, Any]:
-        """Content of ``metrics.json``: numbers, what ran, with which versions, and how training went.
-
-        Args:
-            data: where the interactions came from.
-        """
-        notes = self.model.notes()
-        config = self.config.to_dict()
-        return {
-            "model": self.config.name,
-            "seed": self.config.training.seed,
-            "best_epoch": self.result.best_epoch,
-            "epochs_run": len(self.result.epoch_seconds),
-            "seconds_per_epoch": self.result.seconds_per_epoch,
-            "preparation_seconds": self.preparation_seconds,
-            "channels": {
-                c.name: {"source": c.source, "coverage": c.coverage, **notes.get(c.name, {})} for c in self.channels
-            },
-            "validation": self.result.validation,
-            "test": self.test,
-            "test_by_user_degree": self.test_by_user_degree,
-            "test_by_item_degree": self.test_by_item_degree,
-            "config": config if data is None else {"data": asdict(data), **config},
-            "history": self.result.history,
-            "versions": versions(),
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
 
 
 @dataclass
@@ -215,22 +152,33 @@ def fit(
     prepared = prepare(data, config, channels=channels, vectors=vectors, device=target, progress=progress)
     model, result = prepared.model, TrainResult()
     if not config.recipe.closed_form:
-        result = train(
-            model,
-            data,
-            config.training,
-            ks=ks,
-            name=config.name,
-            callbacks=callbacks,
-            progress=progress,
-            checkpoint=checkpoint,
-            resume=resume,
-            identity=json.dumps({"data": data.fingerprint, **config.identity()}, sort_keys=True),
-        )
-    scorer = model.scorer()
+        identity = {"data": data.fingerprint, **config.identity()}
+        try:
+            result = train(
+                model,
+                data,
+                config.training,
+                ks=ks,
+                name=config.name,
+                callbacks=callbacks,
+                progress=progress,
+                checkpoint=checkpoint,
+                resume=resume,
+                identity=json.dumps(identity, sort_keys=True),
+            )
+        except TrainingError as error:
+            if error.result is not None and error.result.best_epoch:
+                error.run = _outcome(prepared, error.result)
+            raise
+    outcome = _outcome(prepared, result)
     if config.recipe.closed_form and data.valid.size(1):
-        result.validation = rank(data, scorer, "valid", ks=ks, device=target).mean()
-    return Run(prepared.config, model, scorer, result, preparation_seconds=prepared.seconds, channels=prepared.channels)
+        result.validation = rank(data, outcome.scorer, "valid", ks=ks, device=target, name=config.name).mean()
+    return outcome
+
+
+def _outcome(prepared: Prepared, result: TrainResult) -> Run:
+    model, seconds = prepared.model, prepared.seconds
+    return Run(prepared.config, model, model.scorer(), result, preparation_seconds=seconds, channels=prepared.channels)
 
 
 def run(
@@ -261,7 +209,10 @@ def score(
     device: torch.device | str | None = None,
 ) -> Run:
     """A copy of ``run`` with the metrics of the test split, which is read here and nowhere else."""
-    ranking = rank(data, run.scorer, "test", ks=ks, mask_validation=mask_validation, device=device_of(device))
+    target = device_of(device)
+    ranking = rank(
+        data, run.scorer, "test", ks=ks, mask_validation=mask_validation, device=target, name=run.config.name
+    )
     user_degree, item_degree = (
         torch.bincount(pairs, minlength=size)
         for pairs, size in zip(data.train, (data.num_users, data.num_items), strict=True)

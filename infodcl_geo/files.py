@@ -26,6 +26,7 @@ except ImportError:  # no POSIX: processes cannot be kept apart, everything else
     fcntl = None  # type: ignore[assignment]
 
 from .errors import FileError
+from .text import escape
 
 Content: TypeAlias = bytes | Callable[[BinaryIO], object]
 """What a file holds, or what writes it into the open file."""
@@ -53,8 +54,7 @@ _REASONS = {
 
 def shown(path: str | os.PathLike[str]) -> str:
     """A path for a message of one line: control characters and undecodable bytes are escaped."""
-    text = os.fspath(path)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+    return escape(os.fsdecode(path))
 
 
 def file_error(action: str, path: str | os.PathLike[str], error: OSError) -> FileError:
@@ -292,7 +292,7 @@ def _read(path: Path, limit: int | None, *, missing_is_error: bool = True) -> by
                 raise FileError(f"cannot read {shown(path)}: it is no regular file")
             if limit is not None and status.st_size > limit:
                 raise FileError(f"{shown(path)} has {status.st_size} bytes where at most {limit} can be")
-            return file.read(status.st_size if limit is None else limit + 1)
+            return file.read(status.st_size if limit is None else min(limit, status.st_size) + 1)
     except FileNotFoundError as error:
         if not missing_is_error:
             raise

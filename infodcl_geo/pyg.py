@@ -15,10 +15,12 @@ from .channels.base import warn_of_file as _warn
 from .channels.knowledge import KnowledgeGraph, sorted_triples
 from .channels.modal import ItemFeatures
 from .channels.social import SocialGraph
-from .data.columns import Table, check_finite
+from .data.assemble import assemble
+from .data.columns import check_finite
 from .data.ids import IdMap, InteractionError
-from .data.interactions import Interactions, Split, assemble
+from .data.interactions import Interactions, Split
 from .data.readers import from_edges
+from .data.tables import Table
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
@@ -33,7 +35,7 @@ def from_hetero_data(
     edge_type: tuple[str, str, str] | None = None,
     valid: Tensor | HeteroData | None = None,
     test: Tensor | HeteroData | None = None,
-    split: Split = Split(),
+    split: Split = Split(),  # noqa: B008 - frozen
     min_rating: float | None = None,
     k_core: int = 0,
     seed: int = 0,
@@ -66,6 +68,7 @@ def from_hetero_data(
         if len(data) != 3 or valid is not None or test is not None:
             raise InteractionError("HeteroData: give one graph, or the three of training, validation and test")
         data, valid, test = data
+    assert not isinstance(data, Sequence)
     edge_type = _interaction_type(data, edge_type)
     source = f"HeteroData {edge_type}"
     store = data[edge_type]

@@ -141,8 +141,9 @@ def configuration(n: int, m: int) -> dict[str, int | bool]:
         "C": c,
         "R": r,
         "WIDE": n <= m,
-        # One warp, whose exchanges need no barrier; more than 16 numbers a thread of the two factors spill registers.
-        "MATRICES": min(4, 1 << max(0, (512 // (c * r + c * c)).bit_length() - 1)),
+        # One warp, whose exchanges need no barrier; more than 16 numbers a thread of the two factors spill registers,
+        # and so do several matrices that are four times as long as wide.
+        "MATRICES": 1 if r >= 4 * c else min(4, 1 << max(0, (512 // (c * r + c * c)).bit_length() - 1)),
         "SWEEPS": SWEEPS,
         "num_warps": 1,
     }

@@ -31,6 +31,7 @@ LAUNCHING: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("psnet_triton", "psnet_forward", ()),
     ("psnet_triton", "psnet_backward", ()),
     ("svd_triton", "svd_triton", ()),
+    ("bpr_triton", "TritonSteps", ("run",)),
 )
 
 

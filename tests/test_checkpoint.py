@@ -1,4 +1,4 @@
-"""A run that was stopped, killed or interrupted goes on to the same bits; damaged or foreign checkpoints are refused."""
+"""A stopped, killed or interrupted run goes on to the same bits; damaged or foreign checkpoints are refused."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ from infodcl_geo.data.interactions import Interactions
 from infodcl_geo.errors import CheckpointError, FileError, OptionError
 from infodcl_geo.files import locked
 from infodcl_geo.graph.graph import normalized_adjacency
-from infodcl_geo.models.base import EmbeddingModel, Model
+from infodcl_geo.models.base import Model
 from infodcl_geo.models.diffrec import DiffRec, DiffRecOptions
 from infodcl_geo.models.infodcl import InfoDCL, InfoDCLOptions
 from infodcl_geo.models.lightgcn import LightGCN
+from infodcl_geo.models.mf import MatrixFactorization
 from infodcl_geo.models.ncl import NCL, NCLOptions
 from infodcl_geo.models.simgcl import SimGCL
 from infodcl_geo.training.callbacks import Callback
@@ -57,7 +58,7 @@ def built(name: str, data: Interactions = DATA) -> Model:
         return model
     if name == "ncl":
         return NCL(graph, *sizes, dim=8, options=NCLOptions(clusters=6, warm_up=1, every=2))
-    kind = {"lightgcn": LightGCN, "simgcl": SimGCL, "mf": EmbeddingModel}[name]
+    kind = {"lightgcn": LightGCN, "simgcl": SimGCL, "mf": MatrixFactorization}[name]
     return kind(graph, *sizes, dim=8)
 
 
@@ -130,8 +131,8 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(name: str, tmp_path: Path
     whole = train(straight, DATA, options, progress=False)
     folder = CheckpointOptions(tmp_path, every_epochs=2, keep=2)
     for place in ((1, 2), (3, 1), (5, 4)):
+        again = tmp_path if list(tmp_path.iterdir()) else None
         with pytest.raises(Killed):
-            again = tmp_path if list(tmp_path.iterdir()) else None
             train(
                 built(name), DATA, options, progress=False, checkpoint=folder, resume=again,
                 callbacks=[StopAt(*place, kill)],
@@ -168,7 +169,7 @@ def test_a_finished_run_is_finished_when_resumed_and_may_be_given_more_epochs(tm
     longer = replace(OPTIONS, epochs=12)
     train(again := built("lightgcn"), DATA, longer, progress=False, resume=tmp_path)
     train(straight, DATA, longer, progress=False)
-    assert torch.equal(again.user_embedding.weight, straight.user_embedding.weight)  # type: ignore[union-attr]
+    assert the_same(again, straight)
     patient = replace(OPTIONS, epochs=300, patience=2, lr=0.3)
     first = train(built("mf"), DATA, patient, progress=False, checkpoint=CheckpointOptions(tmp_path / "p"))
     second = train(built("mf"), DATA, patient, progress=False, resume=tmp_path / "p")
@@ -193,7 +194,7 @@ def test_another_run_is_refused_by_what_differs(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=words) as caught:
             train(built("mf"), progress=False, resume=tmp_path, **arguments)  # type: ignore[arg-type]
         assert "\n" not in str(caught.value)
-    with pytest.raises(CheckpointError, match="model was 'EmbeddingModel', is 'LightGCN'"):
+    with pytest.raises(CheckpointError, match="model was 'MatrixFactorization', is 'LightGCN'"):
         train(built("lightgcn"), DATA, OPTIONS, progress=False, resume=tmp_path, identity=identity)
     assert checkpoints(tmp_path)[0].read_bytes() == kept
 
@@ -395,8 +396,8 @@ def test_killed_at_every_file_operation_of_training(tmp_path: Path) -> None:
     for killed in range(kills):
         folder = tmp_path / str(killed)
         resumed = built("mf")
-        there = checkpoints(folder)
-        begun += bool(there)
+        there = bool(checkpoints(folder))
+        begun += there
         train(resumed, DATA, OPTIONS, progress=False, **({"resume": folder} if there else {}))  # type: ignore[arg-type]
         assert the_same(resumed, straight)
         assert not (there and [name for name in os.listdir(folder) if ".tmp-" in name])

@@ -17,6 +17,8 @@ PRINTS = {
     "custom_channel.py": r"baskets: test recall@20 0\.\d+\nbaskets and similar users: test recall@20 0\.\d+",
     "social.py": r"similar users: test .* 0\.\d+\nfriends: test .* 0\.\d+\nboth: test .* 0\.\d+\nChannel\('user'",
     "knowledge.py": r"shared: test recall@20 0\.\d+, .* facts shared by items\npropagate: .*\nkge: .* 0\.\d+",
+    "own_model.py": r"test recall@20 0\.\d+",
+    "schedules.py": r"linear: .* step \d+ of 200\nexp: .*\ncosine: .*\nsqrt: .* step \d+ of 200",
     "modal.py": r"audio: .* 96 features\nimage: .* 96 features\ntest recall@20 0\.\d+",
 }
 
@@ -39,7 +41,8 @@ def run_example(name: str, *options: str, cwd: Path) -> subprocess.CompletedProc
 
 @pytest.mark.parametrize("name", PRINTS)
 def test_example(name: str, tmp_path: Path) -> None:
-    done = run_example(name, "--epochs", "60" if name == "psnet_in_pyg.py" else "2", cwd=tmp_path)
+    epochs = {"psnet_in_pyg.py": ["--epochs", "60"], "schedules.py": []}.get(name, ["--epochs", "2"])
+    done = run_example(name, *epochs, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(PRINTS[name], done.stdout), done.stdout
     if name == "psnet_in_pyg.py":

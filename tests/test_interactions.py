@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch_geometric.data import HeteroData
 
-from infodcl_geo.data import text_files
+from infodcl_geo.data import streams, text_files
 from infodcl_geo.data.ids import IdMap, InteractionError, InteractionWarning, UnknownIdError
 from infodcl_geo.data.interactions import Interactions, Split, load_interactions, split_interactions
 from infodcl_geo.data.readers import read_columns
@@ -52,9 +52,9 @@ def load_quietly(path: Path, **options: Any) -> Interactions:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are read in pieces of a few bytes and rows, so that every seam is met."""
-    monkeypatch.setattr(text_files, "_BLOCK", 5)
+    monkeypatch.setattr(streams, "_BLOCK", 5)
     monkeypatch.setattr(text_files, "_ROWS", 2)
-    monkeypatch.setattr(text_files, "_SAMPLE", 64)
+    monkeypatch.setattr(streams, "_SAMPLE", 64)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -318,7 +318,7 @@ def test_folders_that_cannot_be_understood(tmp_path: Path) -> None:
         load_interactions(tmp_path)
     with pytest.raises(InteractionError, match="train= is a file of a folder"):
         load_interactions(tmp_path / "a.txt", train="b.txt")
-    with pytest.raises(InteractionError, match="nothing.txt: no such file"):
+    with pytest.raises(InteractionError, match=r"nothing\.txt: no such file"):
         load_interactions(tmp_path, train="a.txt", valid="nothing.txt")
     with pytest.raises(InteractionError, match="no such file or folder"):
         load_interactions(tmp_path / "nothing")

@@ -338,6 +338,9 @@ def test_beyond_accuracy_equals_the_loop(case: tuple[Tensor, Tensor, Tensor, int
         shown += by_rule(scores, user, hidden)[:k]
     exposure = [shown.count(item) for item in range(num_items)]
     assert result.beyond[f"coverage@{k}"] == pytest.approx(len(set(shown)) / num_items)
+    if not shown:  # everybody has seen everything
+        assert all(math.isnan(result.beyond[f"{name}@{k}"]) for name in ("gini", "novelty", "popularity"))
+        return
     # Gini as half of the mean difference of all pairs, relative to the mean.
     differences = sum(abs(a - b) for a in exposure for b in exposure)
     assert result.beyond[f"gini@{k}"] == pytest.approx(differences / (2 * num_items * sum(exposure)))

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
 from ..configuration import Config
+from ..errors import OptionError
+from ..files import make_folder, write_atomically
 from ..models import RECIPES, Recipe
+from ..recommender import Recommender
+from ..text import escape, json_ready
+from ..training.callbacks import Callback, HistoryCsv, TensorBoard, WandB
+from ..training.checkpoint import checkpoints, remove_checkpoints
+from ..training.options import CheckpointOptions
 from . import parsing
 from .parsing import Parser
+from .show import GENERATED_NOTE, headline, shown, table
+
+if TYPE_CHECKING:
+    from ..data.interactions import Interactions
+    from ..data.options import DataOptions
+    from ..outcome import Run
 
 DESCRIPTION = (
-    "Train a model, choose its epoch on validation, score the test split once. The options and defaults shown are those "
-    "of the model that --model names."
+    "Train a model, choose its epoch on validation, score the test split once. The options and defaults shown are "
+    "those of the model that --model names."
 )
 
 
@@ -24,7 +38,13 @@ def make_parser(recipe: Recipe, defaults: Mapping[str, Any], command: str = "tra
     parser = Parser(command, DESCRIPTION)
     parser.add("model", str, RECIPES[0].name, f"{', '.join(r.name for r in RECIPES)}, or file.py:recipe")
     add_run(parser)
-    parser.add("out", str | None, None, "folder for the model and metrics.json; without it nothing is kept")
+    parser.add("out", str | None, None, "folder for the model, metrics.json and checkpoints")
+    parser.add("resume", bool, False, "go on with the training that --out holds")
+    parser.add("overwrite", bool, False, "begin anew in a folder that holds a result")
+    parser.add("checkpoint_minutes", float | None, 10.0, "minutes from one checkpoint to the next")
+    parser.add("checkpoint_epochs", int | None, None, "epochs from one checkpoint to the next")
+    parser.add("tensorboard", str | None, None, "folder for TensorBoard (extra tensorboard)")
+    parser.add("wandb", str | None, None, "project of Weights & Biases to log to (extra wandb)")
     parsing.add_data(parser)
     parsing.add_model(parser, recipe, defaults)
     return parser
@@ -88,9 +108,8 @@ def settings_words(path: str, recipe: Recipe) -> list[str]:
 def main(argv: Sequence[str]) -> int:
     import yaml
 
+    from ..errors import TrainingError
     from ..experiment import fit, score
-    from ..recommender import Recommender
-    from .show import GENERATED_NOTE, headline, json_text, shown, table
 
     options, config = parsed(argv)
     data_options = parsing.data_of(options)
@@ -98,20 +117,109 @@ def main(argv: Sequence[str]) -> int:
         print(yaml.safe_dump(parsing.configuration(data_options, config), sort_keys=False), end="")
         return 0
     ks = parsing.whole_numbers("ks", options.ks)
+    out = _Folder(options.out, resume=options.resume, overwrite=options.overwrite) if options.out else None
+    if out is None and options.resume:
+        raise OptionError("--resume goes on with the training in a folder: give --out")
+    checkpoint = None
+    if out is not None and not config.recipe.closed_form:
+        checkpoint = CheckpointOptions(out.checkpoints, options.checkpoint_minutes, options.checkpoint_epochs)
     data = data_options.load()
-    outcome = fit(data, config, ks=ks, device=options.device, progress=options.progress)
-    outcome = score(data, outcome, ks=ks, mask_validation=options.mask_validation, device=options.device)
-    if options.out:
-        folder = Path(options.out)
-        Recommender.from_run(outcome, data, data_options).save(folder)
-        content = {**outcome.metrics(data_options), "data": data.name, "generated": data.generated}
-        (folder / "metrics.json").write_text(json_text(content), encoding="utf-8")
-    names = headline(ks)
-    rows = [["validation", *shown(outcome.result.validation, names)], ["test", *shown(outcome.test, names)]]
-    print(f"\n{config.name} on {data.name}, best epoch {outcome.result.best_epoch}")
+    try:
+        outcome = fit(
+            data,
+            config,
+            ks=ks,
+            device=options.device,
+            progress=options.progress,
+            callbacks=_loggers(options, out),
+            checkpoint=checkpoint,
+            resume=out.checkpoints if out is not None and options.resume else None,
+        )
+    except TrainingError as error:
+        if out is None or error.run is None:
+            raise
+        out.save(error.run, data, data_options)
+        epoch = error.run.result.best_epoch
+        raise TrainingError(f"{error}; the model of epoch {epoch}, the best before, is saved in {out.path}") from error
+    if not outcome.result.interrupted:
+        outcome = score(data, outcome, ks=ks, mask_validation=options.mask_validation, device=options.device)
+    # What took long is kept before anything can go wrong with showing it.
+    saved = out is not None and out.save(outcome, data, data_options)
+    _show(outcome, data, ks)
+    if out is not None and saved:
+        print(f"saved in {out.path}")
+    if outcome.result.interrupted:
+        hint = f"; --resume --out {out.path} goes on" if out is not None else "; nothing is kept without --out"
+        print(f"infodcl-geo: {outcome.result.ended}{hint}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _show(outcome: Run, data: Interactions, ks: Sequence[int]) -> None:
+    names, result = headline(ks), outcome.result
+    rows = [["validation", *shown(result.validation, names)], ["test", *shown(outcome.test, names)]]
+    chosen = "" if outcome.config.recipe.closed_form else f", best epoch {result.best_epoch}"
+    print(f"\n{outcome.config.name} on {escape(data.name)}{chosen}")
     print(table(rows, ["split", *names]))
+    ranking = outcome.ranking
+    if ranking is not None and (ranking.cold_users or ranking.cold_items):
+        print(
+            f"test: {len(ranking.users)} users, {ranking.cold_users} of them without a training interaction; "
+            f"{ranking.cold_items} held-out items without one"
+        )
+    if result.ended:
+        print(f"training ended: {result.ended}")
     if data.generated:
         print(GENERATED_NOTE)
-    if options.out:
-        print(f"saved in {options.out}")
-    return 0
+
+
+def _loggers(options: Namespace, out: _Folder | None) -> list[Callback]:
+    loggers: list[Callback] = []
+    if out is not None:
+        loggers.append(HistoryCsv(out.path / "history.csv"))
+    if options.tensorboard:
+        loggers.append(TensorBoard(options.tensorboard))
+    if options.wandb:
+        loggers.append(WandB(options.wandb))
+    return loggers
+
+
+class _Folder:
+    """The folder of a run: made and looked at before training, so that no result is lost or written over.
+
+    Args:
+        path: the folder.
+        resume: go on with the training whose checkpoints it holds.
+        overwrite: a result that is there gives way.
+
+    Raises:
+        OptionError: if there is a result, or a training to go on with, and neither was asked for.
+        FileError: if nothing can be written there.
+    """
+
+    def __init__(self, path: str, *, resume: bool, overwrite: bool) -> None:
+        self.path = make_folder(path)
+        self.checkpoints = self.path / "checkpoints"
+        unfinished = self.checkpoints.is_dir() and bool(checkpoints(self.checkpoints))
+        if resume and not unfinished:
+            raise OptionError(f"{path}: has no training to go on with; leave --resume out")
+        finished = (self.path / "metrics.json").exists() and not unfinished
+        if overwrite:
+            remove_checkpoints(self.checkpoints)
+        elif finished:
+            raise OptionError(f"{path}: has a result already; give another folder, or --overwrite")
+        elif unfinished and not resume:
+            raise OptionError(f"{path}: has an unfinished training; --resume goes on with it, --overwrite begins anew")
+
+    def save(self, outcome: Run, data: Interactions, options: DataOptions) -> bool:
+        """Keep the model and its numbers, if an epoch was validated; the checkpoints of a finished training go."""
+        result = outcome.result
+        if not outcome.config.recipe.closed_form and result.best_epoch == 0:
+            return False
+        Recommender.from_run(outcome, data, options).save(self.path)
+        content = {**outcome.metrics(options), "data": data.name, "generated": data.generated}
+        text = json.dumps(json_ready(content), indent=2, allow_nan=False) + "\n"
+        write_atomically(self.path / "metrics.json", text.encode())
+        if not result.interrupted:
+            remove_checkpoints(self.checkpoints)
+        return True

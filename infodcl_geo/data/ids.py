@@ -16,13 +16,25 @@ import numpy.typing as npt
 import polars as pl
 
 from ..errors import InfodclGeoError
+from ..text import escape
 
 IntArray = npt.NDArray[np.int64]
 
 # The modules that reading goes through: a warning is attributed to what called the first of them.
 _READING = {
-    f"{__package__}.{name}" for name in ("ids", "columns", "layouts", "text_files", "readers", "split", "interactions")
-} | {f"{__package__.rpartition('.')[0]}.pyg"}
+    "assemble",
+    "columns",
+    "dates",
+    "folders",
+    "ids",
+    "interactions",
+    "json_files",
+    "layouts",
+    "readers",
+    "split",
+}
+_READING |= {"streams", "tables", "text_files", "words"}
+_MODULES = {f"{__package__}.{name}" for name in _READING} | {__package__.replace(".data", ".pyg")}
 
 
 class InteractionError(InfodclGeoError):
@@ -39,18 +51,13 @@ class InteractionWarning(UserWarning):
 
 def one_line(error: object) -> str:
     """The words of an error on one line, control characters escaped."""
-    return escaped(" ".join(str(error).split())[:300]) or type(error).__name__
-
-
-def escaped(text: object) -> str:
-    """Text for a message or a terminal: what cannot be printed is written as Python writes it (``\\x1b``)."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+    return escape(" ".join(str(error).split())[:300]) or type(error).__name__
 
 
 def warn(message: str) -> None:
     """Warn, attributed to the first caller outside the modules that read interactions."""
     depth, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__") in _READING:
+    while frame.f_back is not None and frame.f_globals.get("__name__") in _MODULES:
         depth, frame = depth + 1, frame.f_back
     warnings.warn(message, InteractionWarning, stacklevel=depth)
 
@@ -98,7 +105,7 @@ class IdMap:
         return hash((len(self), self.are_integers))
 
     def __repr__(self) -> str:
-        shown = ", ".join(escaped(v) for v in self.values.head(3))
+        shown = ", ".join(escape(v) for v in self.values.head(3))
         kind = "integers" if self.are_integers else "strings"
         return f"IdMap({len(self)} {kind}: {shown}{', ...' if len(self) > 3 else ''})"
 
@@ -123,7 +130,7 @@ class IdMap:
         if unknown.any():
             if missing is None:
                 names = asked.filter(pl.Series(unknown))
-                shown = ", ".join(escaped(v) for v in names.head(5))
+                shown = ", ".join(escape(v) for v in names.head(5))
                 raise UnknownIdError(f"{len(names)} unknown id(s): {shown}{', ...' if len(names) > 5 else ''}")
             rows[unknown] = missing
         return rows
@@ -141,8 +148,8 @@ class IdMap:
         if len(asked) == 1 and asked[0] is not None:  # one user is asked for: no plan, a look
             row = bisect_left(self.values, asked[0])
             return np.array([row if row < len(self) and self.values[row] == asked[0] else -1], dtype=np.int64)
-        rows = self.values.search_sorted(asked.fill_null(self.values[0]), side="left")
-        rows = np.minimum(np.asarray(rows, dtype=np.int64).reshape(len(asked)), len(self) - 1)
+        found = self.values.search_sorted(asked.fill_null(self.values[0]), side="left")
+        rows = np.minimum(np.asarray(found, dtype=np.int64).reshape(len(asked)), len(self) - 1)
         known = (self.values.gather(rows) == asked).fill_null(False).to_numpy()
         return np.where(known, rows, -1)
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from .ids import InteractionError, escaped, warn
+from ..text import escape
+from .ids import InteractionError, warn
 
 Format = Literal["pairs", "adjacency", "table", "recbole", "json", "parquet", "npy", "npz"]
 Column = str | int
@@ -100,6 +101,7 @@ class Columns:
 
 
 def is_position(column: Column) -> bool:
+    """Whether a column is named by its position from 0."""
     return isinstance(column, int) or bool(re.fullmatch(r"\d{1,6}", column))
 
 
@@ -109,6 +111,7 @@ def plain_name(name: str) -> str:
 
 
 def shown(fields: Sequence[str]) -> str:
+    """The first fields of a header, for a message."""
     return ", ".join(repr(h[:80]) for h in fields[:8]) + (", ..." if len(fields) > 8 else "")
 
 
@@ -141,7 +144,10 @@ class Layout:
         """The fields of a line."""
         line = line.rstrip("\r\n")
         if '"' in line and self.quoted and "\r" not in line:
-            return next(csv.reader([line], delimiter=str(self.separator), skipinitialspace=True))
+            try:
+                return next(csv.reader([line], delimiter=str(self.separator), skipinitialspace=True))
+            except csv.Error as error:
+                raise InteractionError(f"{self.file}: a line cannot be read ({error})") from None
         if self.separator == ":":
             line = line.replace(":", " ", 1)
         return line.split() if self.separator in (None, ":") else [f.strip() for f in line.split(self.separator)]
@@ -173,7 +179,7 @@ def lay_out(plain: Layout, text: str, columns: Columns, format: Format | None) -
         if known is not None and not all(is_number(f) for row in bare for f in row):
             return replace(plain, format="pairs", width=len(known.fields), known=known)
     if format in ("recbole", "table") or (format is None and _has_header(rows, columns)):
-        if format is None and not any(isinstance(c, str) and not is_position(c) for c in columns.given.values()):
+        if format is None and not columns.given:
             _require_a_header(fields, where)
         if len(lines) == 1:
             raise InteractionError(f"{plain.file}: empty, a header and no interactions")
@@ -211,6 +217,7 @@ def _fits(known: Known, rows: Sequence[Sequence[str]]) -> bool:
 
 
 def is_number(token: str) -> bool:
+    """Whether a field is a number, or empty."""
     try:
         float(token)
     except ValueError:
@@ -328,6 +335,7 @@ def positions_of(columns: Columns, width: int, source: str) -> dict[str, int]:
 
 
 def checked_position(position: int, width: int, key: str, source: str) -> int:
+    """The position, if there is such a column."""
     if not 0 <= position < width:
         raise InteractionError(f"{source}: no column {position} for {key}; there are {width}, counted from 0")
     return position
@@ -340,4 +348,4 @@ def column_at(header: Sequence[str], wanted: Column, key: str, source: str) -> i
         return matches[0]
     if is_position(wanted):
         return checked_position(int(wanted), len(header), key, source)
-    raise InteractionError(f"{source}: no column {escaped(wanted)!r} for {key}; there are {shown(header)}")
+    raise InteractionError(f"{source}: no column {escape(wanted)!r} for {key}; there are {shown(header)}")

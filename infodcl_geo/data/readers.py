@@ -1,4 +1,4 @@
-"""One file, frame, matrix or array to a table of raw ids; and finding the files of a folder."""
+"""One file, frame, matrix or array to a table of raw ids, or columns of ids that are no interactions."""
 
 from __future__ import annotations
 
@@ -15,38 +15,18 @@ import polars as pl
 import scipy.sparse as sp
 from torch import Tensor
 
-from .columns import Ids, Table, _narrow, check_finite, fail_at, integer_ids, typed
-from .ids import IdMap, IntArray, InteractionError, escaped, one_line, warn
+from ..text import escape
+from .columns import check_finite, fail_at, integer_ids, typed
+from .folders import JSON, ending, format_of
+from .ids import IdMap, IntArray, InteractionError, one_line, warn
+from .json_files import read_json
 from .layouts import Column, Columns, Format, column_at, find_columns, is_number, plain_name, positions_of, typed_names
-from .text_files import (
-    ALLOWANCE,
-    DAMAGED,
-    PICKLE,
-    RATIO,
-    open_text,
-    read_adjacency,
-    read_json,
-    read_text,
-    require_file,
-    rows_of,
-)
+from .streams import ALLOWANCE, DAMAGED, RATIO, open_text, require_file
+from .tables import Ids, Table
+from .text_files import read_adjacency, read_text, rows_of
+from .words import narrow
 
-_PARTS = {
-    "train": {"train", "training", "trn", "trnmat", "trainmat"},
-    "valid": {"valid", "validation", "val", "dev", "valmat"},
-    "test": {"test", "testing", "tst", "tstmat", "testmat"},
-}
-_BINARY: dict[str, Format] = {".npy": "npy", ".npz": "npz", ".parquet": "parquet", ".pq": "parquet"}
-_JSON = {".json", ".jsonl", ".ndjson"}
-_PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".joblib"}
-_TEXT_ENDINGS = {"", ".txt", ".csv", ".tsv", ".dat", ".data", ".inter", ".edges", ".edgelist", ".list", ".tab"}
-_ENDINGS_OF = {"npy": {".npy"}, "npz": {".npz"}, "parquet": {".parquet", ".pq"}, "recbole": {".inter"}, "json": _JSON}
-_USUAL_NAMES = (
-    "interactions", "interaction", "ratings", "rating", "inter", "u", "events", "reviews", "data", "user_artists",
-    "bx-book-ratings", "book-ratings", "userbehavior", "yelp_academic_dataset_review", "review",
-    "loc-gowalla_totalcheckins", "gowalla_totalcheckins", "loc-brightkite_totalcheckins", "checkins",
-    "usersha1-artmbid-artname-plays",
-)  # fmt: skip
+NO_COLUMNS = Columns()
 _EMPTY_ROWS = 10_000_000  # rows that a parquet file of any size may have
 
 
@@ -55,97 +35,10 @@ class Reading:
     """The options of one reading, the same for every file of it."""
 
     format: Format | None = None
-    columns: Columns = Columns()
+    columns: Columns = NO_COLUMNS
     encoding: str | None = None
     separator: str | None = None
     time_format: str | None = None
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Finding files and telling formats
-
-
-def _ending(file: Path) -> str:
-    """The ending that tells the format: the last, or the one before ``.gz``."""
-    return (Path(file.stem) if file.suffix == ".gz" else file).suffix.lower()
-
-
-def find_files(
-    where: Path, given: Mapping[str, str | PathLike[str] | None], format: Format | None
-) -> dict[str, list[Path]]:
-    """The files of each part, ``train`` first; only ``train`` if there is one table to be split."""
-    if not where.exists():
-        raise InteractionError(f"{where}: no such file or folder")
-    named = {part: Path(file) for part, file in given.items() if file is not None}
-    if where.is_dir():
-        named = {part: file if file.is_absolute() or file.is_file() else where / file for part, file in named.items()}
-        if "train" not in named:
-            found = _files_of_folder(where, format, set(named))
-            return {p: [named[p]] if p in named else found[p] for p in _PARTS if p in named or p in found}
-    elif "train" in named:
-        raise InteractionError(f"{where}: train= is a file of a folder; give the folder, or leave train= out")
-    else:
-        named = {"train": where, **named}
-    for file in named.values():
-        if not file.exists():
-            raise InteractionError(f"{file}: no such file")
-    return {part: [named[part]] for part in _PARTS if part in named}
-
-
-def _files_of_folder(folder: Path, format: Format | None, known: set[str]) -> dict[str, list[Path]]:
-    endings = _ENDINGS_OF.get(format or "", _TEXT_ENDINGS if format else _TEXT_ENDINGS | set(_BINARY) | _JSON)
-    inside = sorted(f for f in folder.iterdir() if not f.name.startswith((".", "_")))
-    readable = [f for f in inside if f.is_file() and _ending(f) in endings and f.stem.lower() != "readme"]
-    split = {p: d for d in inside if d.is_dir() for p in _PARTS if re.split("=", d.name.lower())[-1] in _PARTS[p]}
-    if "train" in split:
-        found = {
-            p: [f for f in sorted(d.iterdir()) if _ending(f) in endings and _is_portion(f)] for p, d in split.items()
-        }
-        if all(found.values()):
-            return found
-    portions = [f for f in readable if _is_portion(f)]
-    if portions and len(portions) == len(readable):
-        return {"train": portions}
-    if not readable:
-        pickles = [f for f in inside if f.suffix.lower() in _PICKLES]
-        if pickles:
-            raise InteractionError(f"{pickles[0]}: {PICKLE}")
-        archives = [f for f in inside if f.suffix.lower() in (".zip", ".tar", ".tgz", ".7z", ".rar")]
-        hint = f" (unpack {archives[0].name})" if archives else ""
-        raise InteractionError(f"{folder}: no file of interactions in this folder{hint}")
-    files: dict[str, list[Path]] = {}
-    for part, words in _PARTS.items():
-        if part in known:
-            continue
-        named = [f for f in readable if words & set(re.split(r"[._\-]+", f.name.lower()))]
-        exact = [f for f in named if f.name.lower().split(".")[0] in words]
-        candidates = exact or named
-        if len(candidates) > 1:
-            shown = ", ".join(f.name for f in candidates[:5])
-            raise InteractionError(
-                f"{folder}: several files for {part} ({shown}); give the files ({part}=), or format="
-            )
-        if candidates:
-            files[part] = candidates
-    if "train" in files:
-        return files
-    if files:
-        raise InteractionError(
-            f"{folder}: has {next(iter(files.values()))[0].name} but no training file; name it with train="
-        )
-    for choice in (
-        [f for f in readable if _ending(f) == ".inter"],
-        [f for f in readable if f.name.lower().split(".")[0] in (*_USUAL_NAMES, folder.name.lower())],
-        readable,
-    ):
-        if len(choice) == 1:
-            return {"train": choice}
-    shown = ", ".join(f.name for f in readable[:5])
-    raise InteractionError(f"{folder}: cannot tell which file holds the interactions ({shown}); give the file itself")
-
-
-def _is_portion(file: Path) -> bool:
-    return re.match(r"part[-_.]?\d+", file.name.lower()) is not None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -154,7 +47,7 @@ def _is_portion(file: Path) -> bool:
 
 def read(file: Path, how: Reading) -> tuple[Table, Format]:
     """The table of a file and the format it was read in."""
-    format = how.format or _format_of(file)
+    format = how.format or format_of(file)
     try:
         if format == "npy":
             return from_array(str(file), _load_npy(file), how.columns), format
@@ -165,18 +58,6 @@ def read(file: Path, how: Reading) -> tuple[Table, Format]:
         return _read_text(file, how)
     except DAMAGED as error:
         raise InteractionError(f"{file}: damaged compressed file ({one_line(error)})") from None
-
-
-def _format_of(file: Path) -> Format | None:
-    """The format of a binary file, by its ending or its first bytes."""
-    require_file(file)
-    if file.suffix.lower() in _PICKLES:
-        raise InteractionError(f"{file}: {PICKLE}")
-    if _ending(file) in _BINARY:
-        return _BINARY[_ending(file)]
-    with open(file, "rb") as stream:
-        head = stream.read(6)
-    return "parquet" if head[:4] == b"PAR1" else "npy" if head == b"\x93NUMPY" else None
 
 
 def _read_text(file: Path, how: Reading) -> tuple[Table, Format]:
@@ -211,8 +92,8 @@ def _read_text(file: Path, how: Reading) -> tuple[Table, Format]:
 
 def _table(source: str, found: Mapping[str, Any], names: Sequence[str], position: Mapping[str, int]) -> Table:
     taken = {role: at for role, at in position.items() if found.get(role) is not None}
-    ignored = tuple(escaped(name) for at, name in enumerate(names) if at not in taken.values())
-    named = tuple((role, escaped(names[at])) for role, at in taken.items())
+    ignored = tuple(escape(name) for at, name in enumerate(names) if at not in taken.values())
+    named = tuple((role, escape(names[at])) for role, at in taken.items())
     extra = {key: found.get(key) for key in ("rating", "time", "part")}
     return Table(source, found["user"], found["item"], **extra, taken=named, ignored=ignored)
 
@@ -297,12 +178,15 @@ def from_object(source: Any, how: Reading) -> tuple[Table, str]:
     if isinstance(source, Tensor):
         source = source.detach().cpu().numpy()
     elif isinstance(source, (list, tuple)):
-        source = np.asarray(source)
+        try:
+            source = np.asarray(source)
+        except ValueError:
+            raise InteractionError(f"{name}: rows of different lengths, not pairs") from None
     if isinstance(source, np.ndarray):
         return from_array(name, source, how.columns), name
     raise InteractionError(
-        f"{name}: interactions are a path, a pandas or polars frame, a pyarrow table, a scipy sparse matrix or pairs in "
-        "a tensor or an array (a PyG graph: from_hetero_data)"
+        f"{name}: interactions are a path, a pandas or polars frame, a pyarrow table, a scipy sparse matrix or pairs "
+        "in a tensor or an array (a PyG graph: from_hetero_data)"
     )
 
 
@@ -321,7 +205,7 @@ def _from_pandas(column: Any, name: str) -> pl.Series:
             values = values.astype("datetime64[us]")
         return pl.Series(np.ascontiguousarray(values))
     except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
-        raise InteractionError(f"{name}: column {escaped(column.name)} cannot be read ({one_line(error)})") from None
+        raise InteractionError(f"{name}: column {escape(column.name)} cannot be read ({one_line(error)})") from None
 
 
 def _string_if_any(values: Sequence[Any]) -> Any:
@@ -337,7 +221,7 @@ def _typed_table(
     return _table(source, found, names, position)
 
 
-def from_array(source: str, array: np.ndarray, columns: Columns = Columns()) -> Table:
+def from_array(source: str, array: np.ndarray, columns: Columns = NO_COLUMNS) -> Table:
     """Pairs ``E x 2`` or ``2 x E``, or ``E x 3`` or ``4`` with rating and time."""
     if array.ndim == 2 and array.shape[0] == 2 and array.shape[1] != 2:
         array = array.T
@@ -352,7 +236,7 @@ def from_array(source: str, array: np.ndarray, columns: Columns = Columns()) -> 
     for key, at in position.items():
         values = np.ascontiguousarray(array[:, at])
         if key in ("user", "item"):
-            found[key] = Ids(_narrow(integer_ids(source, values, key)))
+            found[key] = Ids(narrow(integer_ids(source, values, key)))
         else:
             check_finite(source, key, values)
             found[key] = values
@@ -413,7 +297,7 @@ def read_columns(
     encoding: str | None = None,
     separator: str | None = None,
 ) -> dict[str, Any]:
-    """Columns of raw ids from a table: text with or without a header, RecBole's atomic files, JSON, parquet, npy or npz.
+    """Columns of raw ids from a table: text with or without a header, RecBole's files, JSON, parquet, npy or npz.
 
     A header is recognised by RecBole's types (``name:type``) or by a usual name of one of the roles. Where every role
     has a column with a usual name, names decide, else the order of the columns.
@@ -454,7 +338,7 @@ def read_columns(
     try:
         if not file.exists():
             raise InteractionError(f"{file}: no such file")
-        kind = _format_of(file)
+        kind = format_of(file)
         if kind == "parquet":
             frame, names, position = _parquet_columns(file, find)
             if len(frame) == 0:
@@ -512,7 +396,7 @@ def _text_columns(
     encoding: str | None,
     separator: str | None,
 ) -> dict[str, Any]:
-    as_json = _ending(file) in _JSON
+    as_json = ending(file) in JSON
     layout = open_text(file, "json" if as_json else "pairs", Columns(user=0, item=1), encoding, separator)
     if as_json:
         return read_json(layout, find)[0]

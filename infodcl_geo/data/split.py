@@ -112,7 +112,7 @@ def _assign_by_time(part: npt.NDArray[np.int8], time: np.ndarray, split: Split, 
         if not 0 < at < total or ascending[at - 1] != ascending[at]:
             return at
         low, high = (int(np.searchsorted(ascending, ascending[at], side=side)) for side in ("left", "right"))
-        return low if 0 < low and at - low <= high - at else high
+        return low if low > 0 and at - low <= high - at else high
 
     first, last = cut(total - test - valid), cut(total - test)
     for number, at in ((1, first), (2, last)):
@@ -128,11 +128,8 @@ def _assign_by_user(
 ) -> int:
     """Write the parts of whole users, by a random order or that of time; returns how many users' times did not say."""
     drawn = random.integers(1 << 32, size=len(users))
-    if time is None:
-        # One stable sort of one integer takes a third of the time of a lexicographic one.
-        order = np.argsort((users << 32) | drawn, kind="stable")
-    else:
-        order = np.lexsort((drawn, time, users))
+    # One stable sort of one integer takes a third of the time of a lexicographic one.
+    order = np.argsort((users << 32) | drawn, kind="stable") if time is None else np.lexsort((drawn, time, users))
     users = users - users[0]
     count = np.bincount(users)
     # Position from the end within each user's interactions, in the order drawn above: 0 is the last.
@@ -154,5 +151,6 @@ def _assign_by_user(
 
 
 def round_half_up(x: Any) -> Any:
+    """The nearest whole numbers; halves go up."""
     # The small term keeps a half that floating point made a hair smaller (0.1 * 15) a half.
     return np.floor(np.asarray(x) + 0.5 + 1e-9).astype(np.int64)

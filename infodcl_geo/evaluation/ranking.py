@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -33,6 +34,13 @@ _STRIPE = 8
 """Columns of which the largest is taken first, to look for candidates among the few stripes with large ones."""
 _TIED_SCORES = 1 << 21
 """Scores of users with ties at the cut that are looked at together."""
+
+
+class HiddenRows(Protocol):
+    """Items that users must not get, made once, such as :class:`~infodcl_geo.models.scoring.UserRows`."""
+
+    def pairs(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """For ``users`` ``[B]``: position in ``users`` and item of each of their hidden pairs."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ def rank_items(
     *,
     num_users: int,
     num_items: int,
-    seen: Sequence[Tensor] = (),
+    seen: Sequence[Tensor] | HiddenRows = (),
     chunk_size: int = 512,
     item_chunk_size: int = 65536,
     name: str = "the model",
@@ -91,7 +99,7 @@ def rank_items(
         scorer: see :data:`~infodcl_geo.models.scoring.Scorer` and
             :class:`~infodcl_geo.models.scoring.ExactScorer`.
         users: distinct users ``[n]``.
-        seen: pairs ``[2, E]`` that must not be recommended (training interactions, say).
+        seen: pairs ``[2, E]`` that must not be recommended (training interactions, say), or such rows made before.
         chunk_size: users scored at a time.
         item_chunk_size: items scored at a time; never more than ``chunk_size * item_chunk_size`` scores are held.
         name: of the model, for messages.
@@ -147,6 +155,29 @@ def evaluate(
     ranked, _ = _rank(
         scorer, users, max(ks), num_users, num_items, seen, chunk_size, item_chunk_size, name, all_exact=False
     )
+    train = seen[0] if train is None and len(seen) else train
+    sizes = {"num_users": num_users, "num_items": num_items}
+    return of_lists(users, ranked, held_out, **sizes, ks=ks, train=train, item_counts=item_counts)
+
+
+def of_lists(
+    users: Tensor,
+    ranked: Tensor,
+    held_out: Tensor,
+    *,
+    num_users: int,
+    num_items: int,
+    ks: Sequence[int],
+    train: Tensor | None = None,
+    item_counts: Tensor | None = None,
+) -> Ranking:
+    """What :func:`evaluate` makes of the lists of its users.
+
+    Args:
+        users: users ``[n]``, ascending: all that have held-out items.
+        ranked: their items ``[n, width]``, best first, -1 where there is none; distinct for each user.
+        held_out, num_users, num_items, ks, train, item_counts: as there.
+    """
     targets = torch.bincount(held_out[0], minlength=num_users)[users].to(torch.float64)
     keys = (held_out[0] * num_items + held_out[1]).sort().values
     wanted = users[:, None] * num_items + ranked
@@ -155,7 +186,6 @@ def evaluate(
     place = torch.zeros_like(keys)
     place[found[hits]] = hits.nonzero()[:, 1] + 1
     pairs = torch.stack([keys // num_items, keys % num_items])
-    train = seen[0] if train is None and len(seen) else train
     cold, cold_items = None, 0
     if train is not None:
         cold = torch.bincount(train[0], minlength=num_users)[users] == 0
@@ -171,7 +201,7 @@ def _rank(
     k: int,
     num_users: int,
     num_items: int,
-    seen: Sequence[Tensor],
+    seen: Sequence[Tensor] | HiddenRows,
     chunk_size: int,
     item_chunk_size: int,
     name: str,
@@ -179,7 +209,11 @@ def _rank(
     all_exact: bool,
 ) -> tuple[Tensor, Tensor]:
     """:func:`rank_items`; without ``all_exact`` only scores that decide on the order are exact ones."""
-    known = UserRows(torch.cat(list(seen), dim=1), num_users, num_items) if len(seen) else None
+    known: HiddenRows | None = None
+    if not isinstance(seen, Sequence):
+        known = seen
+    elif len(seen):
+        known = UserRows(torch.cat(list(seen), dim=1), num_users, num_items)
     chunks = [
         _Chunk(scorer, chunk, num_items, item_chunk_size, known, name).best(min(k, num_items), all_exact)
         for chunk in users.split(chunk_size)
@@ -196,7 +230,7 @@ class _Chunk:
     """Users that are scored together."""
 
     def __init__(
-        self, scorer: Scorer, users: Tensor, num_items: int, item_chunk_size: int, known: UserRows | None, name: str
+        self, scorer: Scorer, users: Tensor, num_items: int, item_chunk_size: int, known: HiddenRows | None, name: str
     ) -> None:
         self.scorer, self.users, self.num_items, self.name = scorer, users, num_items, name
         self.starts = range(0, num_items, item_chunk_size)

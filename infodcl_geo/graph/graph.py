@@ -25,7 +25,7 @@ if os.environ.get("INFODCL_GEO_TORCH_SPARSE", "1") != "0":
         from torch_sparse import SparseTensor  # type: ignore[no-redef]
 
 WITH_TORCH_SPARSE: bool = SparseTensor is not None
-"""Whether graphs are PyG ``SparseTensor``s (torch-sparse is usable) or torch CSR tensors."""
+"""Whether graphs are of PyG's ``SparseTensor`` (torch-sparse is usable) or torch CSR tensors."""
 
 SparseMatrix: TypeAlias = Any
 """A ``torch_sparse.SparseTensor`` or a two-dimensional ``torch.sparse_csr`` tensor."""

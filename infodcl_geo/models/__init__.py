@@ -11,6 +11,7 @@ from . import (
     directau,
     ease,
     enmf,
+    freedom,
     gfcf,
     giffcf,
     ials,
@@ -31,6 +32,7 @@ from . import (
     slim,
     svd,
     turbocf,
+    vbpr,
     xsimgcl,
 )
 from .base import Batch, EmbeddingModel, Fitted, Model
@@ -43,6 +45,8 @@ RECIPES: tuple[Recipe, ...] = tuple(
         infodcl,
         simdiff,
         diffcl,
+        vbpr,
+        freedom,
         mf,
         enmf,
         sccf,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..errors import OptionError
+from ..errors import CheckpointError, OptionError
 from ..nn.diffusion import ForwardDiffusion, LinearNoise, alpha_bar, reverse_process, time_encoding
 from .base import Batch, Model
 from .options import ModelOptions, check
@@ -110,6 +110,7 @@ class DiffRec(Model):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Draw the initial weights, in place."""
         for layer in (self.time, self.encoder, self.decoder):
             nn.init.xavier_normal_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -174,9 +175,29 @@ class DiffRec(Model):
         return chunk_scorer(self.predict, lambda scores, window: scores[:, window].clone())
 
 
-def _restore(state: Mapping[str, Tensor], options: DiffRecOptions, train: Tensor, sizes: Sizes) -> Scorer:
+_MOST_STEPS = 100_000
+"""Steps beyond which options are not restored."""
+
+
+def _restored(state: Mapping[str, Tensor], options: DiffRecOptions, train: Tensor, sizes: Sizes) -> DiffRec:
+    # Before anything of such sizes is made: the tensors are there, the options may say anything.
+    inputs, hidden = state["encoder.weight"].shape[1], state["encoder.weight"].shape[0]
+    if (inputs, hidden) != (sizes[1] + options.time_dim, options.hidden) or options.steps > _MOST_STEPS:
+        raise CheckpointError("the options of diffrec do not fit its weights")
     model = DiffRec(train, *sizes, options=options)
     model.load_state_dict(dict(state))
+    return model
+
+
+def _restore(state: Mapping[str, Tensor], options: DiffRecOptions, train: Tensor, sizes: Sizes) -> Scorer:
+    return _restored(state, options, train, sizes).scorer()
+
+
+def _fold_in(
+    state: Mapping[str, Tensor], options: DiffRecOptions, train: Tensor, sizes: Sizes, histories: UserRows
+) -> Scorer:
+    model = _restored(state, options, train, sizes)
+    model.rows = histories
     return model.scorer()
 
 
@@ -196,4 +217,5 @@ recipe = Recipe(
     training={"lr": 0.001},
     search=_search,
     restore=_restore,
+    fold_in=_fold_in,
 )

@@ -65,7 +65,14 @@ def gfcf_factors(
     return users.to(interactions.device), (item_degree.sqrt() * vectors).to(interactions.device)
 
 
-def gfcf_scorer(interactions: Tensor, num_users: int, num_items: int, users: Tensor, items: Tensor) -> Scorer:
+def gfcf_scorer(
+    interactions: Tensor,
+    num_users: int,
+    num_items: int,
+    users: Tensor,
+    items: Tensor,
+    histories: UserRows | None = None,
+) -> Scorer:
     r"""Scores of GF-CF (Shen et al., CIKM 2021):
 
     .. math::
@@ -79,10 +86,11 @@ def gfcf_scorer(interactions: Tensor, num_users: int, num_items: int, users: Ten
         interactions: training pairs, int64 ``[2, E]``.
         num_users, num_items: M and N.
         users, items: P ``[M, k]`` and Q ``[N, k]`` of :func:`gfcf_factors`.
+        histories: rows :math:`r_u` of other users, whose P then ``users`` is; the filters stay as they are.
     """
     graph = normalized_interactions(interactions, num_users, num_items)
     pointers, col, value, _ = csr_parts(graph.t().matrix)
-    rows = UserRows(interactions, num_users, num_items)
+    rows = histories or UserRows(interactions, num_users, num_items)
 
     def prepare(chosen: Tensor) -> tuple[Tensor, Tensor]:
         return graph @ rows.dense(chosen).T, users[chosen]
@@ -112,6 +120,16 @@ def _restore(state: Mapping[str, Tensor], options: GFCFOptions, train: Tensor, s
     return gfcf_scorer(train, *sizes, state["users"], state["items"])
 
 
+def _fold_in(
+    state: Mapping[str, Tensor], options: GFCFOptions, train: Tensor, sizes: Sizes, histories: UserRows
+) -> Scorer:
+    items = state["items"]
+    degree = torch.bincount(train[1], minlength=sizes[1]).clamp(min=1).unsqueeze(1)
+    everyone = torch.arange(histories.degree.numel())
+    users = options.alpha * histories.product(everyone, items / degree)
+    return gfcf_scorer(train, *sizes, users, items, histories)
+
+
 def _search(space: Space) -> None:
     space.whole("components", 8, 512, log=True)
     space.number("alpha", 0.01, 3)
@@ -126,4 +144,5 @@ recipe = Recipe(
     search=_search,
     closed_form=True,
     restore=_restore,
+    fold_in=_fold_in,
 )

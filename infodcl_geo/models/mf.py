@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..graph.graph import Graph, csr_parts, propagate
 from ..nn.losses import embedding_penalty
-from .base import Batch, EmbeddingModel
+from .base import Batch, BprRows, EmbeddingModel
 from .objective import RankingObjective, RankingOptions
 from .recipe import Recipe, search_embeddings
 
@@ -53,6 +53,14 @@ class MatrixFactorization(EmbeddingModel):
         )
         penalty = embedding_penalty(users(batch.users), items(batch.positives))
         return {self.options.ranking_loss: ranking, "reg": self.l2 * penalty}
+
+    def bpr_rows(self) -> BprRows | None:
+        if self.options.ranking_loss != "bpr":
+            return None
+        return BprRows(self.user_embedding, self.item_embedding, self.bpr_weight, self.l2, always=True)
+
+    def is_plain(self, batch: Batch) -> bool:
+        return True
 
     def row_tables(self, anchors: int) -> list[nn.Embedding]:
         return [self.user_embedding, self.item_embedding] if self.objective.reads_rows else []

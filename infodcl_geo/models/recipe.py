@@ -14,7 +14,7 @@ from ..errors import OptionError
 from ..graph.graph import Graph, normalized_adjacency
 from .base import Model
 from .options import Init, ModelOptions
-from .scoring import Scorer
+from .scoring import Scorer, UserRows
 
 Sizes = tuple[int, int]
 """Numbers of users and of items."""
@@ -81,11 +81,14 @@ class Inputs:
 class Space(Protocol):
     """How a search asks for one value; Optuna's trials and a list of defaults both answer."""
 
-    def number(self, name: str, low: float, high: float, *, log: bool = True) -> None: ...
+    def number(self, name: str, low: float, high: float, *, log: bool = True) -> None:
+        """Ask for a real number from ``low`` to ``high``, by its logarithm or evenly."""
 
-    def whole(self, name: str, low: int, high: int, *, log: bool = False) -> None: ...
+    def whole(self, name: str, low: int, high: int, *, log: bool = False) -> None:
+        """Ask for a whole number from ``low`` to ``high``, both included."""
 
-    def choice(self, name: str, choices: Sequence[Any]) -> None: ...
+    def choice(self, name: str, choices: Sequence[Any]) -> None:
+        """Ask for one of some values."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,8 @@ class Recipe:
         studied: a method that this library is about, which is compared with the baselines.
         restore: what ranks, from the tensors of :meth:`~infodcl_geo.models.base.Model.state`, the options, the training
             pairs and the sizes. ``None`` where user and item embeddings, or item-item weights, rank by themselves.
+        fold_in: of models with ``restore``: what ranks for users who were not trained, from what ``restore`` has and
+            their histories, whose rows its users then are. ``None`` where the model cannot.
     """
 
     name: str
@@ -130,6 +135,7 @@ class Recipe:
     propagates_afterwards: bool = False
     studied: bool = False
     restore: Callable[[Mapping[str, Tensor], Any, Tensor, Sizes], Scorer] | None = None
+    fold_in: Callable[[Mapping[str, Tensor], Any, Tensor, Sizes, UserRows], Scorer] | None = None
 
     @property
     def kind(self) -> Literal["closed form", "trained"]:

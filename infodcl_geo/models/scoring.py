@@ -119,19 +119,20 @@ def chunk_scorer(prepare: Callable[[Tensor], Prepared], score: Callable[[Prepare
     """A scorer for models with work that belongs to the users alone.
 
     The ranking asks for the same users with one slice of items after another: what ``prepare`` makes of the last users
-    is kept, so that the work is done once for all slices.
+    is kept, so that the work is done once for all slices. Several threads may ask at once.
 
     Args:
         prepare: what ``score`` needs of users ``[B]``.
         score: scores ``[B, n]`` of a slice, in a tensor of its own.
     """
-    last: list[tuple[Tensor, Prepared]] = []
+    last: list[tuple[Tensor, Prepared] | None] = [None]
 
     def scorer(users: Tensor, window: slice) -> Tensor:
-        if not last or not torch.equal(last[0][0], users):
-            last.clear()  # before the new one is made, so that never two are held
-            last.append((users.clone(), prepare(users)))
-        return score(last[0][1], window)
+        held = last[0]  # read once: another thread may put its own there meanwhile
+        if held is None or not torch.equal(held[0], users):
+            held = last[0] = None  # before the new one is made, so that never two are held
+            held = last[0] = (users.clone(), prepare(users))
+        return score(held[1], window)
 
     return scorer
 

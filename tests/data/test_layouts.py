@@ -54,14 +54,18 @@ def movielens_100k(folder: Path) -> Path:
 
 
 def movielens_1m(folder: Path) -> Path:
-    (folder / "ratings.dat").write_text("".join(f"{u}::{i}::{r}::{t}\n" for u, i, r, t in FRAME.itertuples(index=False)))
+    (folder / "ratings.dat").write_text(
+        "".join(f"{u}::{i}::{r}::{t}\n" for u, i, r, t in FRAME.itertuples(index=False))
+    )
     (folder / "movies.dat").write_bytes("1::Amélie (2001)::Comedy\n".encode("latin-1"))
     return folder
 
 
 def movielens_csv(folder: Path) -> Path:
     (folder / "movies.csv").write_text("movieId,title,genres\n1,Toy Story (1995),Adventure\n")
-    rows = FRAME.assign(r=FRAME.r - 0.5).rename(columns={"u": "userId", "i": "movieId", "r": "rating", "t": "timestamp"})
+    rows = FRAME.assign(r=FRAME.r - 0.5).rename(
+        columns={"u": "userId", "i": "movieId", "r": "rating", "t": "timestamp"}
+    )
     write(folder, "ratings.csv", rows, header=True)
     return folder
 
@@ -148,7 +152,9 @@ def taobao(folder: Path) -> Path:
 
 
 def recbole(folder: Path) -> Path:
-    rows = FRAME.rename(columns={"u": "user_id:token", "i": "item_id:token", "r": "rating:float", "t": "timestamp:float"})
+    rows = FRAME.rename(
+        columns={"u": "user_id:token", "i": "item_id:token", "r": "rating:float", "t": "timestamp:float"}
+    )
     write(folder, "mini.inter", rows, sep="\t", header=True)
     (folder / "mini.item").write_text("item_id:token\ttitle:token_seq\n1\tA\n")
     (folder / "mini.user").write_text("user_id:token\tage:float\n1\t20\n")
