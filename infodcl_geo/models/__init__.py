@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import (
+    bm3,
     diffcl,
     diffrec,
     ease,
@@ -12,6 +13,7 @@ from . import (
     lightgcl,
     lightgcn,
     mf,
+    mgcn,
     ncl,
     popularity,
     sgl,
@@ -33,6 +35,8 @@ RECIPES: tuple[Recipe, ...] = tuple(
         diffcl,
         vbpr,
         freedom,
+        bm3,
+        mgcn,
         mf,
         lightgcn,
         simgcl,
