@@ -5,6 +5,7 @@ from __future__ import annotations
 from . import (
     bm3,
     diffcl,
+    diffmm,
     diffrec,
     ease,
     freedom,
@@ -39,6 +40,7 @@ RECIPES: tuple[Recipe, ...] = tuple(
         bm3,
         mgcn,
         lattice,
+        diffmm,
         mf,
         lightgcn,
         simgcl,

@@ -15,7 +15,7 @@ from ..graph.graph import Graph
 from ..nn.losses import embedding_penalty
 from .base import Batch, EmbeddingModel
 from .options import ChannelModelOptions, check
-from .recipe import Inputs, Recipe, Space, search_embeddings
+from .recipe import Recipe, Space, search_embeddings
 from .vbpr import ModalProjection, checked_features
 
 
@@ -62,10 +62,9 @@ class BM3(EmbeddingModel):
     own the items are described by the similarity channels.
 
     Args:
-        graph, num_users, num_items, changes: as in :class:`~infodcl_geo.models.base.EmbeddingModel`; its ``l2`` is on
-            the layer-0 embeddings of the batch.
+        graph, num_users, num_items, options, changes: as in :class:`~infodcl_geo.models.base.EmbeddingModel`; ``l2`` is
+            on the layer-0 embeddings of the batch.
         features: ``[num_items, f]`` by the modality's name, of any widths.
-        options: see :class:`BM3Options`.
 
     Raises:
         OptionError: without features, or if their rows are not the items.
@@ -74,16 +73,9 @@ class BM3(EmbeddingModel):
     Options = BM3Options
 
     def __init__(
-        self,
-        graph: Graph,
-        num_users: int,
-        num_items: int,
-        features: Mapping[str, Tensor],
-        *,
-        options: BM3Options | None = None,
-        **changes: Any,
+        self, graph: Graph, num_users: int, num_items: int, features: Mapping[str, Tensor], **changes: Any
     ) -> None:
-        super().__init__(graph, num_users, num_items, options=options, **changes)
+        super().__init__(graph, num_users, num_items, **changes)
         given = checked_features(features, num_items)
         self.projections = nn.ModuleList(ModalProjection(f, self.dim) for f in given)
         self.predictor = nn.Linear(self.dim, self.dim)
@@ -123,10 +115,6 @@ def _distance(predicted: Tensor, target: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(predicted, target, dim=-1).mean()
 
 
-def _build(inputs: Inputs, options: BM3Options) -> BM3:
-    return BM3(inputs.graph, *inputs.sizes, inputs.metadata, options=options)
-
-
 def _search(space: Space) -> None:
     search_embeddings(space)
     space.number("dropout", 0.1, 0.7, log=False)
@@ -138,7 +126,7 @@ recipe = Recipe(
     summary="agreement of users, items and features (or the similarity channels) without negatives",
     paper="Zhou et al., BM3, WWW 2023",
     options=BM3Options,
-    build=_build,
+    build=lambda inputs, options: BM3(inputs.graph, *inputs.sizes, inputs.metadata, options=options),
     training={"lr": 0.001},
     search=_search,
     reads_channels=True,

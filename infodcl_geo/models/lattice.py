@@ -16,7 +16,7 @@ from .base import Batch
 from .freedom import ItemGraph, knn_graph
 from .lightgcn import LightGCN
 from .options import ChannelModelOptions, check
-from .recipe import Inputs, Recipe, Space, search_embeddings
+from .recipe import Recipe, Space, search_embeddings
 from .vbpr import ModalProjection, checked_features
 
 
@@ -101,10 +101,9 @@ class LATTICE(LightGCN):
     their own the items are described by the similarity channels.
 
     Args:
-        graph, num_users, num_items, changes: as in :class:`~infodcl_geo.models.base.EmbeddingModel`; its ``l2`` is on
-            the layer-0 embeddings of the batch.
+        graph, num_users, num_items, options, changes: as in :class:`~infodcl_geo.models.base.EmbeddingModel`; ``l2`` is
+            on the layer-0 embeddings of the batch.
         features: ``[num_items, f]`` by the modality's name, of any widths.
-        options: see :class:`LATTICEOptions`.
 
     Raises:
         OptionError: without features, or if their rows are not the items.
@@ -114,16 +113,9 @@ class LATTICE(LightGCN):
     covered: Tensor
 
     def __init__(
-        self,
-        graph: Graph,
-        num_users: int,
-        num_items: int,
-        features: Mapping[str, Tensor],
-        *,
-        options: LATTICEOptions | None = None,
-        **changes: Any,
+        self, graph: Graph, num_users: int, num_items: int, features: Mapping[str, Tensor], **changes: Any
     ) -> None:
-        super().__init__(graph, num_users, num_items, options=options, **changes)
+        super().__init__(graph, num_users, num_items, **changes)
         given, neighbours = checked_features(features, num_items), self.options.item_neighbours
         self.original = nn.ModuleList(ItemGraph(knn_graph(f, neighbours, binary=False)) for f in given)
         self.projections = nn.ModuleList(ModalProjection(f, self.dim) for f in given)
@@ -181,10 +173,6 @@ class LATTICE(LightGCN):
         return self.ranking(batch, *self.enhanced(self.near))
 
 
-def _build(inputs: Inputs, options: LATTICEOptions) -> LATTICE:
-    return LATTICE(inputs.graph, *inputs.sizes, inputs.metadata, options=options)
-
-
 def _search(space: Space) -> None:
     search_embeddings(space)
     space.number("original", 0, 1, log=False)
@@ -196,7 +184,7 @@ recipe = Recipe(
     summary="LightGCN and graphs of similar items, by features (or the similarity channels), that are learned",
     paper="Zhang et al., LATTICE, MM 2021",
     options=LATTICEOptions,
-    build=_build,
+    build=lambda inputs, options: LATTICE(inputs.graph, *inputs.sizes, inputs.metadata, options=options),
     training={"lr": 0.001},
     search=_search,
     reads_channels=True,

@@ -17,7 +17,7 @@ from .base import Batch
 from .freedom import ItemGraph, knn_graph
 from .lightgcn import LightGCN
 from .options import ChannelModelOptions, check
-from .recipe import Inputs, Recipe, Space, search_contrast, search_embeddings
+from .recipe import Recipe, Space, search_contrast, search_embeddings
 from .vbpr import ModalProjection, checked_features
 
 
@@ -70,10 +70,9 @@ class MGCN(LightGCN):
     their own, as in the paper. Without features of their own the items are described by the similarity channels.
 
     Args:
-        graph, num_users, num_items, changes: as in :class:`~infodcl_geo.models.base.EmbeddingModel`; its ``l2`` is on
-            the layer-0 embeddings of the batch.
+        graph, num_users, num_items, options, changes: as in :class:`~infodcl_geo.models.base.EmbeddingModel`; ``l2`` is
+            on the layer-0 embeddings of the batch.
         features: ``[num_items, f]`` by the modality's name, of any widths.
-        options: see :class:`MGCNOptions`.
 
     Raises:
         OptionError: without features, or if their rows are not the items.
@@ -82,16 +81,9 @@ class MGCN(LightGCN):
     Options = MGCNOptions
 
     def __init__(
-        self,
-        graph: Graph,
-        num_users: int,
-        num_items: int,
-        features: Mapping[str, Tensor],
-        *,
-        options: MGCNOptions | None = None,
-        **changes: Any,
+        self, graph: Graph, num_users: int, num_items: int, features: Mapping[str, Tensor], **changes: Any
     ) -> None:
-        super().__init__(graph, num_users, num_items, options=options, **changes)
+        super().__init__(graph, num_users, num_items, **changes)
         given, neighbours = checked_features(features, num_items), self.options.item_neighbours
         self.similar = nn.ModuleList(ItemGraph(knn_graph(f, neighbours, binary=False)) for f in given)
         self.projections = nn.ModuleList(ModalProjection(f, self.dim) for f in given)
@@ -134,10 +126,6 @@ class MGCN(LightGCN):
         return terms
 
 
-def _build(inputs: Inputs, options: MGCNOptions) -> MGCN:
-    return MGCN(inputs.graph, *inputs.sizes, inputs.metadata, options=options)
-
-
 def _search(space: Space) -> None:
     search_embeddings(space)
     search_contrast(space, 1e-4, 0.3)
@@ -148,7 +136,7 @@ recipe = Recipe(
     summary="features (or the similarity channels) purified by behaviour, propagated and fused by preference",
     paper="Yu et al., MGCN, MM 2023",
     options=MGCNOptions,
-    build=_build,
+    build=lambda inputs, options: MGCN(inputs.graph, *inputs.sizes, inputs.metadata, options=options),
     training={"lr": 0.001},
     search=_search,
     reads_channels=True,
