@@ -34,7 +34,7 @@ def test_nearest_items_by_hand() -> None:
     x = torch.tensor([[1.0, 0.0], [3.0, 4.0], [0.0, 1.0], [-1.0, 0.0], [5.0, 5.0]])
     near = nearest_items(x, torch.tensor([True, True, True, True, False]), 3)
     # Item 4 has the largest cosines, and takes no part.
-    assert near.index.tolist() == [[0, 1, 0], [1, 0, 2], [2, 1, 2], [3, 3, 3], [4, 4, 4]]
+    assert near.items.tolist() == [[0, 1, 0], [1, 0, 2], [2, 1, 2], [3, 3, 3], [4, 4, 4]]
     assert near.known.tolist() == [[True, True, False], [True] * 3, [True, True, False]] + [[True, False, False]] * 2
 
 
@@ -42,7 +42,7 @@ def test_weights_of_the_learned_graph_are_those_of_the_fixed_one() -> None:
     x = torch.randn(12, 4)
     near = nearest_items(x, torch.ones(12, dtype=torch.bool), 4)
     weights = learned_weights(x, near)
-    matrix = torch.zeros(12, 12).scatter_add_(1, near.index, weights)
+    matrix = torch.zeros(12, 12).scatter_add_(1, near.items, weights)
     torch.testing.assert_close(matrix, dense(knn_graph(x, 4, binary=False)))
 
 
@@ -72,7 +72,7 @@ def test_embeddings_and_objective(original: float) -> None:
 def test_neighbours_are_found_anew_once_an_epoch_and_go_into_a_checkpoint() -> None:
     model = built()
     model.loss(BATCH)
-    first = [near.index.clone() for near in model.near]
+    first = [near.items.clone() for near in model.near]
     with torch.no_grad():
         for projection in model.projections:
             projection.linear.weight.normal_(std=3, generator=torch.Generator().manual_seed(1))
@@ -81,9 +81,9 @@ def test_neighbours_are_found_anew_once_an_epoch_and_go_into_a_checkpoint() -> N
     other.load_training_state(model.training_state())
     for one in (model, other):
         one.loss(BATCH)  # pairs 4 to 6, begun in the epoch of the first five
-        assert all(torch.equal(a, b.index) for a, b in zip(first, one.near, strict=True))
+        assert all(torch.equal(a, b.items) for a, b in zip(first, one.near, strict=True))
         one.loss(BATCH)
-        assert any(not torch.equal(a, b.index) for a, b in zip(first, one.near, strict=True))
+        assert any(not torch.equal(a, b.items) for a, b in zip(first, one.near, strict=True))
 
 
 def test_errors() -> None:

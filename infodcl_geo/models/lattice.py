@@ -23,7 +23,7 @@ from .vbpr import ModalProjection, checked_features
 class Neighbours(NamedTuple):
     """The nearest items of each item, itself first."""
 
-    index: Tensor
+    items: Tensor
     """``[N, k]`` int64; the item itself where there are fewer"""
     known: Tensor
     """bool ``[N, k]``, False where there are fewer"""
@@ -53,11 +53,11 @@ def learned_weights(vectors: Tensor, near: Neighbours) -> Tensor:
     :math:`D_{ii} = \sum_j S_{ij}`; a cosine that has become negative counts as zero.
     """
     unit = F.normalize(vectors, dim=1)
-    cosine = (unit.unsqueeze(1) * unit[near.index]).sum(2).clamp(min=0)
+    cosine = (unit.unsqueeze(1) * unit[near.items]).sum(2).clamp(min=0)
     # With the item itself at weight one no degree is below one.
     cosine = torch.cat([torch.ones_like(cosine[:, :1]), cosine[:, 1:] * near.known[:, 1:]], dim=1)
     scale = cosine.sum(1).rsqrt()
-    return scale.unsqueeze(1) * cosine * scale[near.index]
+    return scale.unsqueeze(1) * cosine * scale[near.items]
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class LATTICE(LightGCN):
     def training_state(self) -> dict[str, Tensor]:
         state = {"progress": torch.tensor([self.seen, self.found_in])}
         for m, near in enumerate(self.near):
-            state |= {f"index.{m}": near.index.clone(), f"known.{m}": near.known.clone()}
+            state |= {f"index.{m}": near.items.clone(), f"known.{m}": near.known.clone()}
         return state
 
     def load_training_state(self, state: dict[str, Tensor]) -> None:
@@ -156,7 +156,7 @@ class LATTICE(LightGCN):
             for m, graph in enumerate(self.original):
                 modal = original * graph(h, 1)
                 if original < 1:
-                    sums = F.embedding_bag(near[m].index, h, per_sample_weights=learned[m], mode="sum")
+                    sums = F.embedding_bag(near[m].items, h, per_sample_weights=learned[m], mode="sum")
                     modal = modal + (1 - original) * sums
                 layer = layer + share[m] * modal
             h = layer
