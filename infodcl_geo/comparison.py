@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -247,6 +247,7 @@ def compare(
     table: TableFile | None = None,
     say: Callable[[str], None] = print,
     failures: list[Failure] | None = None,
+    more: Mapping[str, Any] = {},
 ) -> list[Entry]:
     """Run what is not kept yet, one configuration after the other, and keep each run as soon as it is done.
 
@@ -261,6 +262,7 @@ def compare(
         say: told how many runs were already there, and of runs with other settings that are not part of the result.
         failures: a list that takes the runs that end in an error of the library's, so that the others go on; without
             it the first error ends the comparison.
+        more: what else decides the numbers of ``execute``, see :func:`describe`.
 
     Returns:
         One entry for each configuration that did not fail, in their order.
@@ -269,7 +271,7 @@ def compare(
     found = changed = 0
     for planned in plan:
         one = Planned.of(planned) if isinstance(planned, Config) else planned
-        settings = describe(data, one.config, ks, mask_validation)
+        settings = describe(data, one.config, ks, mask_validation, **more)
         studied = one.config.recipe.studied
         entry = table.find(settings, metrics, one.label, studied=studied) if table is not None else None
         if entry is None:

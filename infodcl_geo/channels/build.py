@@ -17,7 +17,10 @@ from .social import Social, load_social
 _NEEDS = {"social": "social", "knowledge": "knowledge", "modal": "features"}
 """Channels that are made from files, and the option that names the file."""
 
-CHANNEL_NAMES: tuple[str, ...] = ("item", "user", "ease", *_NEEDS)
+FROM_INTERACTIONS = ("item", "user", "ease")
+"""Channels that need no file."""
+
+CHANNEL_NAMES: tuple[str, ...] = (*FROM_INTERACTIONS, *_NEEDS)
 """The names that ``channels`` may hold."""
 
 

@@ -135,7 +135,10 @@ def main() -> None:
         table = TableFile(Path(arguments.out) / f"{kind}-{data.name}.csv")
         begin = time.process_time()
         terms = fit_terms(data, device=arguments.device)
-        print(f"{data!r}: terms in {time.process_time() - begin:.0f} s of CPU, EASE with l2 {terms['ease'].l2}", flush=True)
+        print(
+            f"{data!r}: terms in {time.process_time() - begin:.0f} s of CPU, EASE with l2 {terms['ease'].l2}",
+            flush=True,
+        )
         entries = []
         for seed in arguments.seeds:
             for label, config in configurations(data, arguments.ablations).items():
