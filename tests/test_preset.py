@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +38,7 @@ def test_rungs_halve_within_the_budget(count: int, epochs: int) -> None:
     found = rungs(count, epochs)
     assert sum(n * each for n, each in found) <= epochs
     assert all(each >= 1 for _, each in found)
-    for (more, short), (fewer, long) in zip(found, found[1:], strict=False):
+    for (more, short), (fewer, long) in itertools.pairwise(found):
         assert fewer < more
         assert short <= long
     if epochs >= count * 4 and count > 1:
@@ -66,7 +67,7 @@ def test_the_cost_is_counted_and_the_choice_is_the_best_that_lasted(
         return found
 
     monkeypatch.setattr(preset, "fit", counted)
-    config = configure("infodcl", dim=4, epochs=8, patience=12, eval_every=2, batch_size=4096, item_term="slim")
+    config = configure("infodcl", dim=4, epochs=8, patience=12, eval_every=2, batch_size=4096, item_term="ease")
     found = fit_preset(demo, config, ks=(20,), progress=False)
     record = found.chosen["preset"]
     assert sum(epochs[:-1]) == record["search_epochs"] <= search_epochs(config.training) == 16
@@ -79,11 +80,11 @@ def test_the_cost_is_counted_and_the_choice_is_the_best_that_lasted(
     for name, value in record["chosen"].items():
         assert getattr(found.config.options, name) == value
     assert found.config.training == config.training
-    assert found.metrics()["item_term"]["form"] == "slim"
+    assert found.metrics()["item_term"]["form"] == "ease"
 
 
 def test_the_test_split_is_not_read_and_the_choice_is_the_same_again(demo: Interactions) -> None:
-    config = configure("mf", dim=4, epochs=2, patience=4, eval_every=2, batch_size=4096, item_term="slim")
+    config = configure("mf", dim=4, epochs=2, patience=4, eval_every=2, batch_size=4096, item_term="ease")
     first = fit_preset(demo, config, progress=False)
     hidden = replace(demo, test=demo.test[:, :0])
     again = fit_preset(hidden, config, progress=False)
@@ -102,7 +103,7 @@ def test_what_has_nothing_to_choose_is_refused(demo: Interactions) -> None:
 
 
 def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--epochs=2", "--eval_every=1", "--dim=4", "--item_term=slim", "--progress=false"]
+    words = ["--epochs=2", "--eval_every=1", "--dim=4", "--item_term=ease", "--progress=false"]
     out = tmp_path / "run"
     assert main(["train", "--model=mf", "--preset=auto", *words, f"--out={out}"]) == 0
     content = json.loads((out / "metrics.json").read_text())
