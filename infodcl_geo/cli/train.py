@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import Namespace
 
@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 DESCRIPTION = (
     "Train a model, choose its epoch on validation, score the test split once. The options and defaults shown are "
     "those of the model that --model names."
+)
+
+PRESET = (
+    "'auto' chooses dim, channels, contrast, reconstruction and item_term on validation (successive halving over short "
+    "trainings), in at most three times the epochs of one training"
 )
 
 
@@ -59,6 +64,7 @@ def add_run(parser: Parser) -> None:
     parser.add("settings", str | None, None, "file that maps models to options, such as tune writes")
     parser.add_list("ks", (10, 20, 50), "cut-offs K of the metrics")
     parser.add("mask_validation", bool, False, "leave validation items out of the test ranking too")
+    parser.add("preset", Literal["none", "auto"], "none", PRESET)
     parser.add("device", str | None, None, "'cpu' or 'cuda'; CUDA where there is one")
     parser.add("threads", int | None, None, "CPU threads")
     parser.add("progress", bool, True, "show progress bars")
@@ -112,6 +118,7 @@ def main(argv: Sequence[str]) -> int:
 
     from ..errors import TrainingError
     from ..experiment import fit, score
+    from ..preset import fit_preset
 
     options, config = parsed(argv)
     data_options = parsing.data_of(options)
@@ -127,7 +134,7 @@ def main(argv: Sequence[str]) -> int:
         checkpoint = CheckpointOptions(out.checkpoints, options.checkpoint_minutes, options.checkpoint_epochs)
     data = data_options.load()
     try:
-        outcome = fit(
+        outcome = (fit_preset if options.preset == "auto" else fit)(
             data,
             config,
             ks=ks,
