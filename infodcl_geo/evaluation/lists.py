@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.columns import Ids, Table
+from ..data.tables import Ids, Table
 from ..data.ids import IdMap, IntArray, InteractionError, one_line
 from ..data.interactions import Interactions
 from ..data.layouts import Columns
