@@ -93,6 +93,7 @@ class GiffCF(Model):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Draw the initial weights, in place."""
         for weight in (self.items, self.time.weight, self.hidden.weight, self.output.weight):
             nn.init.xavier_uniform_(weight)
         for layer in (self.time, self.hidden, self.output):
