@@ -7,9 +7,10 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -107,23 +108,46 @@ def entry_of(run: Run, data: Interactions, settings: str, metrics: Sequence[str]
     """
     if run.ranking is None:
         raise ValueError("the run has no test metrics of the users")
-    label = label or run.config.name
-    row = {
-        "data": data.name,
-        "model": run.config.name,
-        "label": label,
-        "seed": run.config.training.seed,
+    numbers = {
         "best_epoch": run.result.best_epoch,
         "seconds_per_epoch": run.result.seconds_per_epoch,
         "epochs_run": len(run.result.epoch_seconds),
         "preparation_seconds": sum(run.preparation_seconds.values()),
         **{f"valid {name}": value for name, value in run.result.validation.items()},
         **{f"test {name}": value for name, value in run.test.items()},
+    }
+    per_user = {name: run.ranking.per_user[name].cpu().numpy() for name in metrics}
+    return entry_with(numbers, run.config, data, settings, per_user, label)
+
+
+def entry_with(
+    numbers: Mapping[str, Any],
+    config: Config,
+    data: Interactions,
+    settings: str,
+    per_user: Mapping[str, Values] = MappingProxyType({}),
+    label: str | None = None,
+) -> Entry:
+    """An entry of numbers of any kind, for studies that measure something of their own.
+
+    Args:
+        numbers: columns of the table by name.
+        config: what was run.
+        settings: see :func:`describe`.
+        per_user: metrics of each user by name.
+        label: what the table calls it; the model's name by default.
+    """
+    label = label or config.name
+    row = {
+        "data": data.name,
+        "model": config.name,
+        "label": label,
+        "seed": config.training.seed,
+        **numbers,
         "key": _key(settings),
         "settings": settings,
     }
-    per_user = {name: run.ranking.per_user[name].cpu().numpy() for name in metrics}
-    return Entry(row, per_user, label, run.config.recipe.studied)
+    return Entry(row, dict(per_user), label, config.recipe.studied)
 
 
 def _key(settings: str) -> str:
@@ -247,6 +271,7 @@ def compare(
     table: TableFile | None = None,
     say: Callable[[str], None] = print,
     failures: list[Failure] | None = None,
+    more: Mapping[str, Any] = {},
 ) -> list[Entry]:
     """Run what is not kept yet, one configuration after the other, and keep each run as soon as it is done.
 
@@ -261,6 +286,7 @@ def compare(
         say: told how many runs were already there, and of runs with other settings that are not part of the result.
         failures: a list that takes the runs that end in an error of the library's, so that the others go on; without
             it the first error ends the comparison.
+        more: what else decides the numbers of ``execute``, see :func:`describe`.
 
     Returns:
         One entry for each configuration that did not fail, in their order.
@@ -269,7 +295,7 @@ def compare(
     found = changed = 0
     for planned in plan:
         one = Planned.of(planned) if isinstance(planned, Config) else planned
-        settings = describe(data, one.config, ks, mask_validation)
+        settings = describe(data, one.config, ks, mask_validation, **more)
         studied = one.config.recipe.studied
         entry = table.find(settings, metrics, one.label, studied=studied) if table is not None else None
         if entry is None:

@@ -14,6 +14,7 @@ from .data.options import DataOptions
 from .environment import versions
 from .evaluation.ranking import Ranking
 from .models import Model
+from .models.item_term import ItemTerm
 from .models.scoring import Scorer
 from .training.state import TrainResult
 
@@ -40,6 +41,10 @@ class Run:
     """see :func:`~infodcl_geo.evaluation.groups.by_user_degree`"""
     test_by_item_degree: dict[str, dict[str, float]] = field(default_factory=dict)
     """see :func:`~infodcl_geo.evaluation.groups.by_item_degree`"""
+    item_term: ItemTerm | None = None
+    """what ``scorer`` adds to the model's, with the weight that ``config`` holds"""
+    chosen: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """what validation chose beside the epoch, and by which numbers"""
 
     @property
     def embeddings(self) -> tuple[Tensor, Tensor] | None:
@@ -47,7 +52,11 @@ class Run:
         state = self.model.state()
         if self.config.recipe.restore is not None or not {"users", "items"} <= set(state):
             return None
-        return state["users"], state["items"]
+        return None if self.item_term is not None else (state["users"], state["items"])
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors from which it ranks again: those of the model, and of the item term."""
+        return {**self.model.state(), **({} if self.item_term is None else self.item_term.tensors())}
 
     def metrics(self, data: DataOptions | None = None) -> dict[str, Any]:
         """Content of ``metrics.json``: numbers, what ran, with which versions, and how training went.
@@ -67,6 +76,7 @@ class Run:
             "channels": {
                 c.name: {"source": c.source, "coverage": c.coverage, **notes.get(c.name, {})} for c in self.channels
             },
+            **self.chosen,
             "validation": self.result.validation,
             "test": self.test,
             "test_by_user_degree": self.test_by_user_degree,

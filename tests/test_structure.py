@@ -20,8 +20,8 @@ PACKAGE = "infodcl_geo"
 # In the order in which the data go through them: each room reads only rooms that stand before it. A room is a folder,
 # or a file beside the folders.
 ROOMS = [
-    "errors",
     "text",
+    "errors",
     "files",
     "environment",
     "kernels",
@@ -61,6 +61,7 @@ HOMONYMS = {
     ("evaluation/metrics.py", "popularity"): "the mean degree of what is recommended",
     ("channels/ease.py", "ease"): "a channel made of item-item weights",
     ("selection.py", "ease"): "a form of the item-item weights",
+    ("selection.py", "slim"): "another form of them",
 }
 
 
