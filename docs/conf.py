@@ -31,12 +31,12 @@ extensions = [
 exclude_patterns = ["_build", "_ext"]
 suppress_warnings = ["config.cache"]
 
-myst_enable_extensions = ["colon_fence", "dollarmath", "fieldlist"]
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "fieldlist"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
-autodoc_default_options = {"members": True, "show-inheritance": True, "ignore-module-all": True}
+autodoc_default_options = {"members": True, "ignore-module-all": True}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 # Options of dataclasses stand in the docstring of the class; their fields are listed once, there.
@@ -51,11 +51,12 @@ html_theme_options = {
     "logo": {"text": "infodcl-geo"},
     "show_nav_level": 1,
     "navigation_depth": 2,
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 5,
     "navbar_align": "left",
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],
     "footer_end": [],
     "use_edit_page_button": False,
 }
-html_sidebars = {"index": []}
+# Pages without pages below them have no navigation of their own.
+html_sidebars = {path.stem: [] for path in Path(__file__).parent.glob("*.md")}

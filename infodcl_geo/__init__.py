@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from .data.interactions import Split as Split
     from .data.interactions import load_interactions as load_interactions
     from .errors import InfodclGeoError as InfodclGeoError
-    from .experiment import Run as Run
     from .experiment import fit as fit
     from .experiment import run as run
     from .models.base import EmbeddingModel as EmbeddingModel
     from .models.recipe import Recipe as Recipe
+    from .outcome import Run as Run
     from .recommender import Recommender as Recommender
 
 _WHERE = {
@@ -30,7 +30,7 @@ _WHERE = {
     "Interactions": "data.interactions",
     "Recipe": "models.recipe",
     "Recommender": "recommender",
-    "Run": "experiment",
+    "Run": "outcome",
     "Split": "data.interactions",
     "configure": "configuration",
     "fit": "experiment",

@@ -19,8 +19,8 @@ from .configuration import Config
 from .data.interactions import Interactions
 from .errors import InfodclGeoError
 from .evaluation.significance import Test, best_baseline, differences
-from .experiment import Run
 from .files import locked, make_folder, write_atomically
+from .outcome import Run
 
 Values = npt.NDArray[np.float64]
 

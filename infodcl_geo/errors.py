@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from .text import escape
+
 
 class InfodclGeoError(ValueError):
-    """Base of every error that the library raises on purpose; the message is one line."""
+    """Base of every error that the library raises on purpose; the message is one line.
+
+    Names of files and ids of strangers are part of messages: what would end the line, or what a terminal would obey, is
+    escaped (:func:`~infodcl_geo.text.escape`).
+    """
+
+    def __init__(self, *parts: object) -> None:
+        super().__init__(*(escape(part) if isinstance(part, str) else part for part in parts))
 
 
 class OptionError(InfodclGeoError):
@@ -34,7 +43,7 @@ class TrainingError(InfodclGeoError, FloatingPointError):
     result: Any = None
     """:class:`~infodcl_geo.training.state.TrainResult` up to there"""
     run: Any = None
-    """:class:`~infodcl_geo.experiment.Run` with the best epoch before, if one was validated"""
+    """:class:`~infodcl_geo.outcome.Run` with the best epoch before, if one was validated"""
 
 
 class ScoreError(InfodclGeoError):

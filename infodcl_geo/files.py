@@ -26,6 +26,7 @@ except ImportError:  # no POSIX: processes cannot be kept apart, everything else
     fcntl = None  # type: ignore[assignment]
 
 from .errors import FileError
+from .text import escape
 
 Content: TypeAlias = bytes | Callable[[BinaryIO], object]
 """What a file holds, or what writes it into the open file."""
@@ -53,8 +54,7 @@ _REASONS = {
 
 def shown(path: str | os.PathLike[str]) -> str:
     """A path for a message of one line: control characters and undecodable bytes are escaped."""
-    text = os.fspath(path)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+    return escape(os.fsdecode(path))
 
 
 def file_error(action: str, path: str | os.PathLike[str], error: OSError) -> FileError:

@@ -15,6 +15,7 @@ from .evaluation.ranking import evaluate
 from .graph.graph import normalized_adjacency, propagate
 from .graph.spectral import DEFAULT_SMOOTHING, EXACT_NODES, SVDOptions, spectral_embeddings
 from .models import Inputs
+from .models.options import SPECTRAL
 from .models.scoring import dot_scorer
 from .training.loop import train
 
@@ -112,8 +113,8 @@ def pretrain(
     Returns:
         The options with what was chosen, and the vectors.
     """
-    teacher = getattr(options, "pretraining", "svd")
-    if teacher == "svd":
+    teacher = getattr(options, "pretraining", SPECTRAL)
+    if teacher == SPECTRAL:
         return spectral_vectors(data, options)
     config = configure(teacher, dim=options.dim, seed=seed)
     torch.manual_seed(seed)

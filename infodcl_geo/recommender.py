@@ -20,11 +20,11 @@ from .data.interactions import Interactions
 from .data.options import DataOptions
 from .environment import versions
 from .errors import CheckpointError, OptionError
-from .experiment import Run
 from .files import shown, write_atomically
 from .models import RECIPES, Recipe, find_recipe
 from .models.item_term import restored_scorer
 from .models.scoring import Scorer, UserRows, dot_scorer, item_scorer
+from .outcome import Run
 from .rescoring import Scored, score_split
 from .saved import Record, Saved, digest_of, read_model, write_model
 from .serving import (

@@ -48,6 +48,7 @@ class NumbaSteps:
         self.run_steps = _compiled(users.weight.dtype)[0]
 
     def run(self, start: int, stop: int, options: RowAdamOptions, bpr_weight: float, penalty: float) -> Tensor:
+        """Make the steps ``start`` to ``stop - 1`` of the epoch; the weighted sums of both loss terms, ``[2]``."""
         terms = np.zeros(2)
         self.run_steps(
             *self.tables, *self.epoch, self.batch_size, start, stop, self.before, options.lr, *options.betas,

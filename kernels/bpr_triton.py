@@ -179,6 +179,7 @@ class TritonSteps:
         self.terms = weight.new_empty(2, self.samples)
 
     def run(self, start: int, stop: int, options: RowAdamOptions, bpr_weight: float, penalty: float) -> Tensor:
+        """Make the steps ``start`` to ``stop - 1`` of the epoch; the weighted sums of both loss terms, ``[2]``."""
         weight = self.users.weight
         # A launch would round them to float32.
         settings = torch.tensor([options.lr, *options.betas, options.eps, bpr_weight, penalty], dtype=torch.float64).to(

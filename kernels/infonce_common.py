@@ -17,9 +17,13 @@ EPS = 1e-12  # the smallest norm a vector is divided by, as in torch.nn.function
 SAFE_LOGIT = 64.0
 
 
-@torch.compiler.assume_constant_result  # torch.compile cannot trace the call; it fixes the value it finds
 def _matmul_precision() -> str:
     return torch.get_float32_matmul_precision()
+
+
+# torch.compile cannot trace the call; it fixes the value it finds. This is torch.compiler.assume_constant_result, which
+# would load the compiler, a second, into every process that imports the kernels.
+_matmul_precision._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class InfoNCEOptions:
 
 
 def accumulator(x: Tensor) -> torch.dtype:
+    """What sums over x are kept in: float32, or float64 where x is."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 

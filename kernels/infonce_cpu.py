@@ -177,6 +177,7 @@ class TorchTiles:
         return loss, lse, grad_x, grad_y
 
     def candidate_grad(self, grad: Tensor, lse: Tensor, uniform: bool) -> Tensor:
+        """Gradient to the candidates, given that of each anchor's loss and its log-sum-exp."""
         grad_y = torch.zeros_like(self.y)
         scaled = self.x * (grad * LN2)[:, None]
         shift = lse.masked_fill(lse == -math.inf, 0.0)

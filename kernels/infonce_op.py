@@ -101,6 +101,7 @@ def _(grad: Tensor, lse: Tensor, x: Tensor, y: Tensor, *_: object) -> Tensor:
 
 
 def uses_triton(x: Tensor) -> bool:
+    """Whether the Triton kernels take x: on a GPU, no float64, at most 256 dimensions."""
     return x.is_cuda and x.dtype != torch.float64 and x.size(1) <= 256 and find_spec("triton") is not None
 
 

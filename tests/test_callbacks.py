@@ -17,7 +17,8 @@ from test_checkpoint import DATA, OPTIONS, bits, built, the_same
 from torch import Tensor, nn
 
 from infodcl_geo.errors import InfodclGeoError, OptionError, TrainingError
-from infodcl_geo.models.base import Batch, EmbeddingModel
+from infodcl_geo.models.base import Batch
+from infodcl_geo.models.mf import MatrixFactorization
 from infodcl_geo.training.callbacks import (
     Callback,
     EarlyStopping,
@@ -193,7 +194,7 @@ def test_loggers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         TensorBoard(tmp_path)
 
 
-class Failing(EmbeddingModel):
+class Failing(MatrixFactorization):
     """A model that computes what is not finite in one step, in one way."""
 
     def __init__(self, how: str, at: int) -> None:

@@ -25,10 +25,11 @@ from infodcl_geo.data.interactions import Interactions
 from infodcl_geo.errors import CheckpointError, FileError, OptionError
 from infodcl_geo.files import locked
 from infodcl_geo.graph.graph import normalized_adjacency
-from infodcl_geo.models.base import EmbeddingModel, Model
+from infodcl_geo.models.base import Model
 from infodcl_geo.models.diffrec import DiffRec, DiffRecOptions
 from infodcl_geo.models.infodcl import InfoDCL, InfoDCLOptions
 from infodcl_geo.models.lightgcn import LightGCN
+from infodcl_geo.models.mf import MatrixFactorization
 from infodcl_geo.models.ncl import NCL, NCLOptions
 from infodcl_geo.models.simgcl import SimGCL
 from infodcl_geo.training.callbacks import Callback
@@ -57,7 +58,7 @@ def built(name: str, data: Interactions = DATA) -> Model:
         return model
     if name == "ncl":
         return NCL(graph, *sizes, dim=8, options=NCLOptions(clusters=6, warm_up=1, every=2))
-    kind = {"lightgcn": LightGCN, "simgcl": SimGCL, "mf": EmbeddingModel}[name]
+    kind = {"lightgcn": LightGCN, "simgcl": SimGCL, "mf": MatrixFactorization}[name]
     return kind(graph, *sizes, dim=8)
 
 
@@ -193,7 +194,7 @@ def test_another_run_is_refused_by_what_differs(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=words) as caught:
             train(built("mf"), progress=False, resume=tmp_path, **arguments)  # type: ignore[arg-type]
         assert "\n" not in str(caught.value)
-    with pytest.raises(CheckpointError, match="model was 'EmbeddingModel', is 'LightGCN'"):
+    with pytest.raises(CheckpointError, match="model was 'MatrixFactorization', is 'LightGCN'"):
         train(built("lightgcn"), DATA, OPTIONS, progress=False, resume=tmp_path, identity=identity)
     assert checkpoints(tmp_path)[0].read_bytes() == kept
 

@@ -23,9 +23,9 @@ from infodcl_geo.configuration import Config, configure
 from infodcl_geo.data.interactions import Interactions
 from infodcl_geo.evaluation.ranking import Ranking
 from infodcl_geo.evaluation.significance import best_baseline, differences, holm, paired_test
-from infodcl_geo.experiment import Run
 from infodcl_geo.models import RECIPES, Fitted, find_recipe
 from infodcl_geo.models.scoring import dot_scorer
+from infodcl_geo.outcome import Run
 from infodcl_geo.pretraining import best_num_layers, spectral_vectors
 from infodcl_geo.settings import read_settings, read_variants
 from infodcl_geo.training.state import TrainResult

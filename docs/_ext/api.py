@@ -1,4 +1,4 @@
-"""Pages of the API, one a room, from the docstrings; badges of stability; names that packages lend to their modules' content."""
+"""Pages of the API, one a room, from the docstrings, with badges of stability."""
 
 from __future__ import annotations
 
@@ -109,8 +109,9 @@ def pages() -> dict[str, str]:
     rooms = "\n".join(f"   {name}" for name in found)
     levels = "\n\n".join(badge(level) for level in LEVELS)
     index = (
-        f"{heading('API', '=')}\nMade from the docstrings. Each room imports only from rooms before it in this list, so they can be "
-        f"read in this order.\n\n.. toctree::\n   :maxdepth: 2\n\n{rooms}\n\nHow much a name can be relied on:\n\n{levels}\n"
+        f"{heading('API', '=')}\nMade from the docstrings. Each room imports only from rooms before it in this list, "
+        f"so they can be read in this order.\n\n.. toctree::\n   :maxdepth: 2\n\n{rooms}\n\n"
+        f"How much a name can be relied on:\n\n{levels}\n"
     )
     return found | {"index": index}
 

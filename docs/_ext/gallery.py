@@ -1,4 +1,4 @@
-"""A gallery of the examples: a page each, with the code, what it prints and the pictures it draws when the site is built."""
+"""A gallery of the examples: a page each, with its code, and what it prints and draws when the site is built."""
 
 from __future__ import annotations
 
@@ -115,8 +115,8 @@ def write(app: Any) -> None:
         target.write_text(page(path, folder, fast), encoding="utf-8")
     listed = "\n".join(f"   {name}" for name in names)
     index = (
-        "Examples\n========\n\nEach is one file of the folder ``examples``. What they print, and their pictures, were made when this "
-        f"site was built.\n\n.. toctree::\n   :maxdepth: 1\n\n{listed}\n"
+        "Examples\n========\n\nEach is one file of the folder ``examples``. What they print, and their pictures, were "
+        f"made when this site was built.\n\n.. toctree::\n   :maxdepth: 1\n\n{listed}\n"
     )
     (folder / "index.rst").write_text(index, encoding="utf-8")
 

@@ -26,6 +26,27 @@ def models_table() -> str:
     return _table(["name", "what it is", "paper", "kind", "what it needs"], rows)
 
 
+def needs(recipe: Any) -> str:
+    """What a model needs beside interactions."""
+    if recipe.reads_channels:
+        return "channels"
+    return "pretrained vectors" if recipe.needs_vectors else "nothing"
+
+
+def models_in_short() -> str:
+    """The models with their papers, those of one kind and one need in a row."""
+    from infodcl_geo.models import RECIPES
+
+    groups: dict[tuple[str, str], list[str]] = {}
+    for recipe in RECIPES:
+        paper = "" if recipe.paper == "-" else f" ({recipe.paper})"
+        groups.setdefault((recipe.kind, needs(recipe)), []).append(f"`{recipe.name}`{paper}")
+    return _table(
+        ["kind", "needs beside interactions", "models (paper)"],
+        [[*key, "; ".join(names)] for key, names in groups.items()],
+    )
+
+
 def layouts_table() -> str:
     """The public layouts that are told from a file's content."""
     from infodcl_geo.data.layouts import LAYOUTS

@@ -21,7 +21,7 @@ PAGES: dict[str, tuple[str, str]] = {
     "movielens": ("MovieLens", "MovieLens-1M, the dense case, and MovieLens-100K with a knowledge graph."),
     "electronics": (
         "Amazon-Electronics",
-        "20,247 users, 11,589 items and 347,407 interactions: the speed of training.",
+        "20,247 users, 11,589 items and 347,393 interactions: the speed of training.",
     ),
     "generated": ("Generated graphs", "Power-law graphs of any size: how cost grows."),
     "kernels": ("Fused operations", "InfoNCE, PSNet and the batched SVD on a CPU."),
@@ -110,7 +110,7 @@ def paper_rows(study: Mapping[str, Any], table: Mapping[str, Any]) -> list[list[
     found = []
     for row in study.get("papers", ()):
         cells = ["" if column not in row else f"{row[column]:.4f}" for column in table["columns"]]
-        found.append([f"*{row['row']} (copied from the paper: {row['paper']})*", *cells])
+        found.append([f"*{row['row']} (paper: {row['paper']})*", *cells])
     return found
 
 
@@ -142,7 +142,7 @@ def section(folder: Path, study: Mapping[str, Any], repository: str) -> str:
     """A study told for a reader: question, answer, table, command, how it was made."""
     name = folder.name
     parts = [f"({name})=", f"## {study['title']}", f"**{study['question'].strip()}**", study["answer"].strip()]
-    parts += [f":::{{div}} wide\n{table}\n:::" for table in study_tables(folder, study)]
+    parts += [f":::{{div}} wide numbers\n{table}\n:::" for table in study_tables(folder, study)]
     if "figure" in study:
         parts.append(f"![{study['title']}]({repository}/{name}/{study['figure']})")
     if study.get("findings"):
@@ -183,12 +183,13 @@ def pages(results: Path, repository: str = "../../benchmarks/results") -> dict[s
 
 _INTRODUCTION = """# Results
 
-Each study asks one question of one data set. Quality is the mean ± standard deviation over three seeds of test Recall@20
-and NDCG@20: the epoch is chosen on validation, training items are left out of the ranking, and the test split is scored once
-a run. What is copied from a paper is marked. `DATA` in the commands is a folder with the data sets of the papers.
+Each study asks one question of one data set. Quality is the mean ± standard deviation over three seeds of test
+Recall@20 and NDCG@20: the epoch is chosen on validation, training items are left out of the ranking, and the test split
+is scored once a run. Rows in italics are copied from papers. `DATA` in the commands is a folder with the data sets of
+the papers.
 
-Nothing on these pages is written by hand: they are made from `benchmarks/results`, where each study has a folder with its
-numbers, its command and its settings. Its `README.md` says how to add one.
+Nothing on these pages is written by hand: they are made from `benchmarks/results`, where each study has a folder with
+its numbers, its command and its settings. Its `README.md` says how to add one.
 """
 
 

@@ -14,15 +14,11 @@ from ..data.ids import InteractionWarning
 from ..data.interactions import Interactions
 from ..errors import InfodclGeoError
 from ..graph.graph import Graph, csr_parts, from_scipy, to_scipy
+from ..text import escape
 
 
 class ChannelError(InfodclGeoError):
     """A channel that does not fit itself or the data; the message is one line and names the channel or its source."""
-
-
-def printable(text: object) -> str:
-    """Text in one line that may go to a terminal: control characters are shown as ``\\x1b`` and so on."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +51,7 @@ class Channel:
         where = f"channel {self.name!r}"
         if not self.name or not self.name.isprintable():
             raise ChannelError(f"{where}: a name is one line without control characters")
-        object.__setattr__(self, "source", printable(self.source))
+        object.__setattr__(self, "source", escape(self.source))
         if self.metadata.dim() != 2 or not self.metadata.is_floating_point():
             raise ChannelError(
                 f"{where}: metadata is {list(self.metadata.shape)} {self.metadata.dtype}, not [N, d] floats"
@@ -102,4 +98,4 @@ def unweighted(graph: Graph) -> Graph:
 
 def warn_of_file(message: str) -> None:
     """An :class:`~infodcl_geo.data.ids.InteractionWarning`, attributed to the caller of the reader that calls this."""
-    warnings.warn(printable(message), InteractionWarning, stacklevel=3)
+    warnings.warn(escape(message), InteractionWarning, stacklevel=3)

@@ -16,7 +16,8 @@ from ..data.interactions import Interactions
 from ..graph.graph import Graph, interaction_graph, to_scipy
 from ..graph.similarity import cosine_graph
 from ..nn.psnet import PSNet
-from .base import Channel, ChannelError, PretrainedVectors, printable
+from ..text import escape
+from .base import Channel, ChannelError, PretrainedVectors
 from .beyond import Beyond, beyond_vectors
 from .pairs import deal_pairs
 from .shuffle import shuffled
@@ -120,7 +121,7 @@ class ChannelReport:
         degrees, found = self.degrees, self.agreement
         graph = "nearest by metadata" if self.from_metadata else "graph"
         lines = [
-            f"channel       {printable(self.name)}: {printable(self.source)}",
+            f"channel       {escape(self.name)}: {escape(self.source)}",
             f"coverage      {100 * self.coverage:.1f}% of {self.num_items} items "
             f"({self.without_metadata} without metadata of their own, {100 * (1 - self.coverage):.1f}%)",
             f"degrees       {graph} over {self.over}: min {degrees.min}, median {degrees.median:g}, "

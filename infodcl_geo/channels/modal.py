@@ -10,7 +10,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.sparse.linalg import svds
 from torch import Tensor
 
 from ..data.ids import InteractionError
@@ -171,6 +170,8 @@ def _reduced(values: Tensor, dim: int) -> Tensor:
         return torch.zeros(len(values), dim)
     rank = min(dim, *matrix.shape)
     if rank < min(matrix.shape):
+        from scipy.sparse.linalg import svds  # slow to load
+
         left, sizes, _ = svds(matrix, k=rank, rng=np.random.default_rng(0))
     else:
         left, sizes, _ = np.linalg.svd(matrix, full_matrices=False)

@@ -15,6 +15,7 @@ COMMANDS = {
     "tune": "search the options of models on validation",
     "evaluate": "score a saved model",
     "recommend": "recommend items to users of a saved model",
+    "export": "write the embeddings of a saved model for other programs",
     "inspect": "print what a data set and its channels hold",
 }
 

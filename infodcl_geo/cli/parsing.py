@@ -1,7 +1,7 @@
 """Words of the command line to options: one parser a command, that holds the options of the chosen model and no others.
 
-Options come from dataclasses: their names, types, defaults and documentation. Words of a configuration file stand before
-those of the command line, so that they are checked alike and give way.
+Options come from dataclasses: their names, types, defaults and documentation. Words of a configuration file stand
+before those of the command line, so that they are checked alike and give way.
 """
 
 from __future__ import annotations
@@ -156,6 +156,16 @@ def _type_words(kind: Any) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     kinds = [part for part in (get_args(kind) or (kind,)) if part is not type(None)]
     return " or ".join(names.get(part, str(part)) for part in kinds)
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value read from JSON can be that of an option."""
+    kinds = get_args(kind) or (kind,)
+    if _choices(kind):
+        return value in _choices(kind) or (value is None and type(None) in kinds)
+    if isinstance(value, bool):
+        return bool in kinds
+    return isinstance(value, tuple(float | int if part is float else part for part in kinds))
 
 
 @cache

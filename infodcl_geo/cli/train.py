@@ -25,11 +25,11 @@ from .show import GENERATED_NOTE, headline, shown, table
 if TYPE_CHECKING:
     from ..data.interactions import Interactions
     from ..data.options import DataOptions
-    from ..experiment import Run
+    from ..outcome import Run
 
 DESCRIPTION = (
-    "Train a model, choose its epoch on validation, score the test split once. The options and defaults shown are those "
-    "of the model that --model names."
+    "Train a model, choose its epoch on validation, score the test split once. The options and defaults shown are "
+    "those of the model that --model names."
 )
 
 PRESET = (

@@ -84,12 +84,14 @@ def integer_ids(source: object, values: np.ndarray, what: str) -> IntArray:
 
 
 def fail_at(source: object, wrong: np.ndarray, message: str) -> None:
+    """Refuse a column by its first row that is ``wrong``, and say how many more are."""
     if wrong.any():
         row, more = int(np.argmax(wrong)), int(wrong.sum()) - 1
         raise InteractionError(f"{source}: row {row} (from 0): {message}{f' (and {more} more)' if more else ''}")
 
 
 def check_finite(source: str, what: str, values: np.ndarray) -> None:
+    """Refuse values that are no numbers, or not finite ones."""
     if values.dtype.kind not in "iufb":
         raise InteractionError(f"{source}: {what} of type {values.dtype}, not numbers")
     if values.dtype.kind == "f":

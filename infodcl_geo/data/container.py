@@ -9,7 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .ids import IdMap, InteractionError, escaped
+from ..text import escape
+from .ids import IdMap, InteractionError
 from .split import Split
 
 _CHECKED = 1 << 20  # pairs that are checked at once
@@ -130,7 +131,7 @@ class Interactions:
         if self.origin is not None:
             made = self.origin
             lines += [
-                f"read from     {escaped(made.source)} ({made.format})",
+                f"read from     {escape(made.source)} ({made.format})",
                 f"columns       {', '.join(f'{role}: {name}' for role, name in made.columns) or 'user, item'}",
                 f"ignored       {', '.join(made.ignored[:12]) or 'nothing'}{', ...' if len(made.ignored) > 12 else ''}",
                 f"split         {made.how}",

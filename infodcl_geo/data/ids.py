@@ -16,6 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from ..errors import InfodclGeoError
+from ..text import escape
 
 IntArray = npt.NDArray[np.int64]
 
@@ -50,12 +51,7 @@ class InteractionWarning(UserWarning):
 
 def one_line(error: object) -> str:
     """The words of an error on one line, control characters escaped."""
-    return escaped(" ".join(str(error).split())[:300]) or type(error).__name__
-
-
-def escaped(text: object) -> str:
-    """Text for a message or a terminal: what cannot be printed is written as Python writes it (``\\x1b``)."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+    return escape(" ".join(str(error).split())[:300]) or type(error).__name__
 
 
 def warn(message: str) -> None:
@@ -109,7 +105,7 @@ class IdMap:
         return hash((len(self), self.are_integers))
 
     def __repr__(self) -> str:
-        shown = ", ".join(escaped(v) for v in self.values.head(3))
+        shown = ", ".join(escape(v) for v in self.values.head(3))
         kind = "integers" if self.are_integers else "strings"
         return f"IdMap({len(self)} {kind}: {shown}{', ...' if len(self) > 3 else ''})"
 
@@ -134,7 +130,7 @@ class IdMap:
         if unknown.any():
             if missing is None:
                 names = asked.filter(pl.Series(unknown))
-                shown = ", ".join(escaped(v) for v in names.head(5))
+                shown = ", ".join(escape(v) for v in names.head(5))
                 raise UnknownIdError(f"{len(names)} unknown id(s): {shown}{', ...' if len(names) > 5 else ''}")
             rows[unknown] = missing
         return rows

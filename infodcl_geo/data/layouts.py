@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from .ids import InteractionError, escaped, warn
+from ..text import escape
+from .ids import InteractionError, warn
 
 Format = Literal["pairs", "adjacency", "table", "recbole", "json", "parquet", "npy", "npz"]
 Column = str | int
@@ -100,6 +101,7 @@ class Columns:
 
 
 def is_position(column: Column) -> bool:
+    """Whether a column is named by its position from 0."""
     return isinstance(column, int) or bool(re.fullmatch(r"\d{1,6}", column))
 
 
@@ -109,6 +111,7 @@ def plain_name(name: str) -> str:
 
 
 def shown(fields: Sequence[str]) -> str:
+    """The first fields of a header, for a message."""
     return ", ".join(repr(h[:80]) for h in fields[:8]) + (", ..." if len(fields) > 8 else "")
 
 
@@ -214,6 +217,7 @@ def _fits(known: Known, rows: Sequence[Sequence[str]]) -> bool:
 
 
 def is_number(token: str) -> bool:
+    """Whether a field is a number, or empty."""
     try:
         float(token)
     except ValueError:
@@ -331,6 +335,7 @@ def positions_of(columns: Columns, width: int, source: str) -> dict[str, int]:
 
 
 def checked_position(position: int, width: int, key: str, source: str) -> int:
+    """The position, if there is such a column."""
     if not 0 <= position < width:
         raise InteractionError(f"{source}: no column {position} for {key}; there are {width}, counted from 0")
     return position
@@ -343,4 +348,4 @@ def column_at(header: Sequence[str], wanted: Column, key: str, source: str) -> i
         return matches[0]
     if is_position(wanted):
         return checked_position(int(wanted), len(header), key, source)
-    raise InteractionError(f"{source}: no column {escaped(wanted)!r} for {key}; there are {shown(header)}")
+    raise InteractionError(f"{source}: no column {escape(wanted)!r} for {key}; there are {shown(header)}")

@@ -15,9 +15,10 @@ import polars as pl
 import scipy.sparse as sp
 from torch import Tensor
 
+from ..text import escape
 from .columns import check_finite, fail_at, integer_ids, typed
 from .folders import JSON, ending, format_of
-from .ids import IdMap, IntArray, InteractionError, escaped, one_line, warn
+from .ids import IdMap, IntArray, InteractionError, one_line, warn
 from .json_files import read_json
 from .layouts import Column, Columns, Format, column_at, find_columns, is_number, plain_name, positions_of, typed_names
 from .streams import ALLOWANCE, DAMAGED, RATIO, open_text, require_file
@@ -91,8 +92,8 @@ def _read_text(file: Path, how: Reading) -> tuple[Table, Format]:
 
 def _table(source: str, found: Mapping[str, Any], names: Sequence[str], position: Mapping[str, int]) -> Table:
     taken = {role: at for role, at in position.items() if found.get(role) is not None}
-    ignored = tuple(escaped(name) for at, name in enumerate(names) if at not in taken.values())
-    named = tuple((role, escaped(names[at])) for role, at in taken.items())
+    ignored = tuple(escape(name) for at, name in enumerate(names) if at not in taken.values())
+    named = tuple((role, escape(names[at])) for role, at in taken.items())
     extra = {key: found.get(key) for key in ("rating", "time", "part")}
     return Table(source, found["user"], found["item"], **extra, taken=named, ignored=ignored)
 
@@ -204,7 +205,7 @@ def _from_pandas(column: Any, name: str) -> pl.Series:
             values = values.astype("datetime64[us]")
         return pl.Series(np.ascontiguousarray(values))
     except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
-        raise InteractionError(f"{name}: column {escaped(column.name)} cannot be read ({one_line(error)})") from None
+        raise InteractionError(f"{name}: column {escape(column.name)} cannot be read ({one_line(error)})") from None
 
 
 def _string_if_any(values: Sequence[Any]) -> Any:

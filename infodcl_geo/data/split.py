@@ -151,5 +151,6 @@ def _assign_by_user(
 
 
 def round_half_up(x: Any) -> Any:
+    """The nearest whole numbers; halves go up."""
     # The small term keeps a half that floating point made a hair smaller (0.1 * 15) a half.
     return np.floor(np.asarray(x) + 0.5 + 1e-9).astype(np.int64)

@@ -14,7 +14,8 @@ from typing import IO
 
 import numpy as np
 
-from .ids import InteractionError, escaped, one_line
+from ..text import escape
+from .ids import InteractionError, one_line
 from .layouts import Columns, Format, Layout, lay_out
 
 _SAMPLE = 1 << 20
@@ -64,7 +65,7 @@ def _stream(file: Path, encoding: str | None) -> Iterator[bytes]:
             "a".encode(encoding or "utf-8")  # refuses also what turns bytes to bytes
             decoder = codecs.getincrementaldecoder(encoding)() if encoding else None
         except (LookupError, ValueError):
-            raise InteractionError(f"{file}: no text encoding is called {escaped(encoding)!r}") from None
+            raise InteractionError(f"{file}: no text encoding is called {escape(encoding)!r}") from None
         total, first = 0, True
         while piece := source.read(_BLOCK):
             total += len(piece)
@@ -143,6 +144,7 @@ def open_text(
 
 
 def not_utf8(encoding: str | None) -> str:
+    """What to say of text that is not UTF-8."""
     return "not UTF-8 text; encoding= says what it is in, often 'latin-1' or 'cp1252'"
 
 

@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 import numpy as np
 import polars as pl
 
-from .ids import escaped, warn
+from ..text import escape
+from .ids import warn
 from .tables import Ids, concatenated
 
 NUMBERS = ("rating", "weight", "time")  # names of columns that are no ids
@@ -47,6 +48,7 @@ def portion(column: pl.Series) -> Words:
 
 
 def narrow(codes: np.ndarray) -> np.ndarray:
+    """Codes in 32 bits, where they fit."""
     small = len(codes) == 0 or (int(codes.min()) >= -(2**31) and int(codes.max()) < 2**31)
     return codes.astype(np.int32) if small else codes
 
@@ -90,6 +92,7 @@ def _integral(part: Words) -> np.ndarray | None:
 
 
 def numbers_of(parts: Sequence[Words], fail: Fail) -> np.ndarray:
+    """A column in portions as finite numbers."""
     columns = []
     for part in parts:
         if part.words is None:
@@ -104,6 +107,7 @@ def numbers_of(parts: Sequence[Words], fail: Fail) -> np.ndarray:
 
 
 def as_words(part: Words) -> Words:
+    """The same portion with its whole numbers as words."""
     if part.words is not None:
         return part
     used, codes = np.unique(part.codes, return_inverse=True)
@@ -124,7 +128,7 @@ def declared_parts(parts: Sequence[Words], name: str, source: str) -> np.ndarray
     )
     if None in present or 0 not in present or present == {0} or vague:
         shown = ", ".join(repr(w) for w in words.unique().sort().head(4))
-        warn(f"{source}: column {escaped(name)} holds {shown}, not train, valid and test; ignored")
+        warn(f"{source}: column {escape(name)} holds {shown}, not train, valid and test; ignored")
         return None
     return np.concatenate([_part_numbers(p.words).to_numpy()[p.codes] for p in parts if p.words is not None])
 

@@ -53,7 +53,8 @@ def ease_weights(interactions: Tensor, num_users: int, num_items: int, l2: float
     if needed > free:
         raise OptionError(
             f"EASE inverts a matrix of {num_items:,} x {num_items:,} items, for which {needed / 2**30:.1f} GiB are "
-            f"needed and {free / 2**30:.1f} GiB are free on {device}; use gfcf, or keep fewer items with k_core"
+            f"needed and {free / 2**30:.1f} GiB are free on {device}; take a low-rank model, or keep "
+            "fewer items with k_core"
         )
     x = to_scipy(interaction_graph(interactions, num_users, num_items).matrix)
     columns = x.T.tocsr()

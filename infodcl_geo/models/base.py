@@ -32,6 +32,17 @@ class Batch(NamedTuple):
     """steps of the epoch for each step with diffusion, which makes up for the steps without"""
 
 
+class BprRows(NamedTuple):
+    """A loss of BPR and the penalty on rows of two tables."""
+
+    users: nn.Embedding
+    items: nn.Embedding
+    bpr_weight: float
+    l2: float
+    always: bool
+    """whether every step of the model is such a step"""
+
+
 class Model(nn.Module):
     """What the training loop and the ranking ask of a recommender."""
 
@@ -58,6 +69,17 @@ class Model(nn.Module):
             anchors: of a batch, at most.
         """
         return []
+
+    def bpr_rows(self) -> BprRows | None:
+        """Tables and weights of plain steps, whose loss is BPR and the penalty on their rows and nothing else.
+
+        ``None`` for models without such steps; :meth:`is_plain` says which steps are.
+        """
+        return None
+
+    def is_plain(self, batch: Batch) -> bool:
+        """Whether the step of a batch is a plain one, for models with :meth:`bpr_rows`."""
+        return False
 
     def scorer(self) -> Scorer:
         """What ranks, with all that can be computed once already computed."""
@@ -135,6 +157,7 @@ class EmbeddingModel(Model):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Draw the initial embeddings, in place."""
         nn.init.normal_(self.user_embedding.weight, std=self.init_std)
         nn.init.normal_(self.item_embedding.weight, std=self.init_std)
 

@@ -110,6 +110,7 @@ class DiffRec(Model):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Draw the initial weights, in place."""
         for layer in (self.time, self.encoder, self.decoder):
             nn.init.xavier_normal_(layer.weight)
             nn.init.zeros_(layer.bias)

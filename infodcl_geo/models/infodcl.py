@@ -18,7 +18,7 @@ from ..graph.graph import Graph
 from ..nn.diffusion import Denoiser, ForwardDiffusion, Schedule
 from ..nn.losses import balance_loss, reconstruction_loss
 from ..nn.psnet import Basis, PSNet
-from .base import Anchors, Batch, EmbeddingModel
+from .base import Anchors, Batch, BprRows, EmbeddingModel
 from .options import ChannelModelOptions, Init, check
 from .recipe import Inputs, Recipe, Space, search_contrast, search_embeddings
 
@@ -292,6 +292,12 @@ class InfoDCL(EmbeddingModel):
             # In place, so that a step can be captured in a CUDA graph.
             before.copy_(torch.where(before == 0, now, _DECAY * before + (1 - _DECAY) * now))
         return terms
+
+    def bpr_rows(self) -> BprRows:
+        return BprRows(self.user_embedding, self.item_embedding, self.bpr_weight, self.l2, always=False)
+
+    def is_plain(self, batch: Batch) -> bool:
+        return batch.anchors.numel() == 0
 
     def row_tables(self, anchors: int) -> list[nn.Embedding]:
         rows = self.options.contrast == 0 or self._samples_candidates(anchors)

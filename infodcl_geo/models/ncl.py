@@ -91,6 +91,7 @@ class NCL(LightGCN):
         super().__init__(graph, num_users, num_items, options=options, **changes)
 
     def reset_parameters(self) -> None:
+        """Draw the initial embeddings and forget the prototypes."""
         super().reset_parameters()
         self.seen = 0
         self.clustered_in: int | None = None

@@ -9,6 +9,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from ..channels.build import ChannelOptions
 from ..errors import OptionError
 
+SPECTRAL = "svd"
+"""The closed-form pretraining among the values of ``pretraining``; any other is the model that is trained first."""
+
 Init = Literal["normal", "pretrained"]
 """Initial embeddings: random, or pretrained vectors."""
 

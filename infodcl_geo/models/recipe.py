@@ -81,11 +81,14 @@ class Inputs:
 class Space(Protocol):
     """How a search asks for one value; Optuna's trials and a list of defaults both answer."""
 
-    def number(self, name: str, low: float, high: float, *, log: bool = True) -> None: ...
+    def number(self, name: str, low: float, high: float, *, log: bool = True) -> None:
+        """Ask for a real number from ``low`` to ``high``, by its logarithm or evenly."""
 
-    def whole(self, name: str, low: int, high: int, *, log: bool = False) -> None: ...
+    def whole(self, name: str, low: int, high: int, *, log: bool = False) -> None:
+        """Ask for a whole number from ``low`` to ``high``, both included."""
 
-    def choice(self, name: str, choices: Sequence[Any]) -> None: ...
+    def choice(self, name: str, choices: Sequence[Any]) -> None:
+        """Ask for one of some values."""
 
 
 @dataclass(frozen=True)

@@ -150,6 +150,7 @@ class Denoiser(nn.Module):
             self.unguided = nn.Parameter(torch.zeros(guide_dim))
 
     def reset_parameters(self) -> None:
+        """Draw the initial weights, in place."""
         self.hidden.reset_parameters()
         self.output.reset_parameters()
         if self.guide_dim:

@@ -43,6 +43,7 @@ class ModalEncoder(nn.Module):
         self.output = nn.Linear(2 * dim, dim)
 
     def reset_parameters(self) -> None:
+        """Draw the initial weights, in place."""
         self.hidden.reset_parameters()
         self.output.reset_parameters()
 

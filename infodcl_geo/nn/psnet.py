@@ -150,6 +150,7 @@ class PSNet(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        """Draw the initial weights, in place."""
         for module in self.children():
             module.reset_parameters()  # type: ignore[operator]
         with torch.no_grad():

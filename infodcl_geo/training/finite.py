@@ -27,15 +27,21 @@ class FiniteWatch:
         self._next = step
         self._names: list[tuple[str, ...]] = []
         self._values: list[Tensor] = []
+        self._places: list[int] = []
         self._found: tuple[int, str] | None = None
 
     @torch.no_grad()
-    def note(self, terms: Mapping[str, Tensor], values: Tensor) -> None:
-        """One step: its terms, their values ``[len(terms)]``, and the gradients that the parameters have."""
+    def note(self, terms: Mapping[str, Tensor], values: Tensor, steps: int = 1) -> None:
+        """One step: its terms, their values ``[len(terms)]``, and the gradients that the parameters have.
+
+        Several steps that were made at once are noted by the sums of their terms; the first of them is named.
+        """
         gradients = [p.grad._values() if p.grad.is_sparse else p.grad for p in self._parameters if p.grad is not None]
         norm = get_total_norm(gradients)
         self._names.append((*(f"loss term {name}" for name in terms), "the gradient"))
         self._values.append(torch.cat([values.detach(), norm.to(values).reshape(1)]))
+        self._places.append(self._next)
+        self._next += steps
         if len(self._names) >= _READ_EVERY:
             self.first_bad()
 
@@ -43,8 +49,7 @@ class FiniteWatch:
         """The first step that had a value that was not finite, and the first such term of it."""
         if self._found is None and self._values:
             bad = torch.cat(self._values).isfinite().logical_not().tolist()
-            steps = [(self._next + k, name) for k, names in enumerate(self._names) for name in names]
+            steps = [(at, name) for at, names in zip(self._places, self._names, strict=True) for name in names]
             self._found = next((place for place, b in zip(steps, bad, strict=True) if b), None)
-            self._next += len(self._names)
-            self._names, self._values = [], []
+            self._names, self._values, self._places = [], [], []
         return self._found

@@ -13,7 +13,7 @@ import torch
 from ..data.interactions import Interactions
 from ..errors import OptionError, TrainingError
 from ..evaluation.ranking import Ranking, evaluate
-from ..models.base import Model
+from ..models.base import BprRows, Model
 from ..models.scoring import Scorer
 from .callbacks import Callback, EarlyStopping, ProgressBar
 from .checkpoint import Checkpoint, restore
@@ -21,17 +21,22 @@ from .finite import FiniteWatch
 from .interrupt import Interruption, stoppable
 from .optim import LazyAdam
 from .options import CheckpointOptions, TrainOptions
+from .row_adam import RowAdam, runs_compiled
 from .sampling import BatchSampler
 from .state import EpochProgress, StopTraining, TrainResult, TrainState
 
 DEFAULT_OPTIONS = TrainOptions()
 
+FUSED_ROWS = 25_000
+"""Users and items from which on ``adam='auto'`` makes plain steps in one operation."""
+_WINDOW = 32
+"""Plain steps made at once, after which an interruption is seen."""
 LAZY_ROWS = 200_000
 """Users and items from which on ``adam='auto'`` updates only the rows of a step."""
 
 
 def make_optimizer(
-    model: torch.nn.Module, lr: float, *, adam: Literal["auto", "dense", "lazy"] = "dense", anchors: int = 0
+    model: torch.nn.Module, lr: float, *, adam: Literal["auto", "dense", "lazy", "fused"] = "dense", anchors: int = 0
 ) -> torch.optim.Optimizer:
     """Adam, in its fused implementation, which updates each table in one pass, or lazily.
 
@@ -42,8 +47,15 @@ def make_optimizer(
         anchors: of a batch, at most.
 
     Raises:
-        OptionError: for 'lazy', if a step of the model reads whole tables.
+        OptionError: for 'lazy', if a step of the model reads whole tables; for 'fused', if none is BPR alone.
     """
+    rows = model.bpr_rows() if isinstance(model, Model) and adam in ("auto", "fused") else None
+    if adam == "fused" and rows is None:
+        raise OptionError(f"no step of {type(model).__name__} is BPR on rows alone: adam='fused' needs some")
+    if rows is not None and (adam == "fused" or _pays(rows)):
+        tables_of_rows = {rows.users.weight, rows.items.weight}
+        others = (weight for weight in model.parameters() if weight not in tables_of_rows)
+        return RowAdam(rows.users, rows.items, others, lr=lr, bpr_weight=rows.bpr_weight, l2=rows.l2)
     tables = model.row_tables(anchors) if isinstance(model, Model) and adam != "dense" else []
     if adam == "lazy" and not tables:
         raise OptionError(f"a step of this {type(model).__name__} reads whole tables: adam='lazy' needs one of rows")
@@ -51,6 +63,12 @@ def make_optimizer(
         lazy = {table.weight for table in tables}
         return LazyAdam(tables, (weight for weight in model.parameters() if weight not in lazy), lr=lr)
     return torch.optim.Adam(model.parameters(), lr=lr, fused=True)
+
+
+def _pays(rows: BprRows) -> bool:
+    """Whether plain steps in one operation are worth the passes over whole tables before the other steps."""
+    size = rows.users.num_embeddings + rows.items.num_embeddings
+    return size >= FUSED_ROWS and (rows.always or size < LAZY_ROWS) and runs_compiled(rows.users.weight)
 
 
 @contextmanager
@@ -145,7 +163,7 @@ def train(
         try:
             _run(state, data, ks, hooks, interruption)
         finally:
-            if isinstance(optimizer, LazyAdam):
+            if isinstance(optimizer, LazyAdam | RowAdam):
                 optimizer.flush()
             if state.best_weights is not None:
                 model.load_state_dict(state.best_weights)
@@ -300,10 +318,27 @@ def _steps(
     after_step: Callable[[], bool] | None = None,
 ) -> None:
     """The steps that are left of an epoch, or those until ``after_step`` says no."""
-    sums = progress.sums
-    while progress.step < len(progress.plan):
+    sums, plan = progress.sums, progress.plan
+    fused = optimizer if isinstance(optimizer, RowAdam) else None
+    while progress.step < len(plan):
         optimizer.zero_grad(set_to_none=True)
-        terms = model.loss(progress.plan[progress.step], generator)
+        if fused is not None:
+            stop = progress.step
+            while stop < min(len(plan), progress.step + _WINDOW) and model.is_plain(plan[stop]):
+                stop += 1
+            if stop > progress.step:
+                values = fused.run(plan, progress.step, stop)
+                terms = dict(zip(("bpr", "reg"), values, strict=True))
+                if watch is not None:
+                    watch.note(terms, values, stop - progress.step)
+                for name, value in terms.items():
+                    sums[name] = sums[name] + value if name in sums else value
+                progress.step = stop
+                if after_step is not None and not after_step():
+                    return
+                continue
+            fused.flush()
+        terms = model.loss(plan[progress.step], generator)
         values = torch.stack(list(terms.values()))
         values.sum().backward()
         if watch is not None:
@@ -321,7 +356,7 @@ def _end_epoch(optimizer: torch.optim.Optimizer, progress: EpochProgress) -> dic
     """Bring all weights up to date; the mean of each loss term."""
     # What comes next reads whole tables, and the gradients only take its memory.
     optimizer.zero_grad(set_to_none=True)
-    if isinstance(optimizer, LazyAdam):
+    if isinstance(optimizer, LazyAdam | RowAdam):
         optimizer.flush()
     return {name: float(value) / len(progress.plan) for name, value in progress.sums.items()}
 

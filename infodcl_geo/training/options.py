@@ -20,7 +20,10 @@ class TrainOptions:
         lr: learning rate of Adam.
         adam: 'dense' passes over the whole embedding tables in each step, 'lazy' over the rows that the step looked
             up (:class:`~infodcl_geo.training.optim.LazyAdam`, the same method), which only models allow whose steps
-            read rows; 'auto' is lazy for those of at least 200,000 users and items.
+            read rows; 'fused' makes the steps that are BPR alone in one compiled operation on their rows, which
+            matrix factorisation and InfoDCL have (needs the extra numba on a CPU, triton on a GPU). All three are the
+            same method and differ by rounding. 'auto' is fused where it can be from 25,000 users and items together
+            on, lazy from 200,000 on where it can be, and dense otherwise.
         matmul_precision: of float32 matrix products while training, see ``torch.set_float32_matmul_precision``. On a
             CPU with bfloat16 instructions 'medium' makes InfoNCE faster; on a GPU 'high' allows TensorFloat-32.
         eval_every: epochs between validations.
@@ -32,7 +35,7 @@ class TrainOptions:
     epochs: int = 300
     batch_size: int = 2048
     lr: float = 0.005
-    adam: Literal["auto", "dense", "lazy"] = "auto"
+    adam: Literal["auto", "dense", "lazy", "fused"] = "auto"
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
     eval_every: int = 5
     patience: int = 50
@@ -45,8 +48,8 @@ class TrainOptions:
                 raise OptionError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise OptionError(f"lr must be positive, not {self.lr}")
-        if self.adam not in ("auto", "dense", "lazy"):
-            raise OptionError(f"adam must be 'auto', 'dense' or 'lazy', not {self.adam!r}")
+        if self.adam not in ("auto", "dense", "lazy", "fused"):
+            raise OptionError(f"adam must be 'auto', 'dense', 'lazy' or 'fused', not {self.adam!r}")
         if self.matmul_precision not in ("highest", "high", "medium"):
             raise OptionError(f"matmul_precision must be 'highest', 'high' or 'medium', not {self.matmul_precision!r}")
 

@@ -1,7 +1,8 @@
 """Makes the checkpoints of older formats that every later version must read: ``python tests/data/make_checkpoints.py``.
 
 The model is one of six users and five items with embeddings of small whole numbers, so that lists can be told by hand.
-``checkpoint_v2`` is as version 0.2 of the library wrote it: two plain files, ids as JSON, no hash.
+``checkpoint_v2`` is as version 0.2 of the library wrote it: two plain files, ids as JSON, no hash. ``checkpoint_v3`` has
+hashes, and the ids among the tensors.
 """
 
 from __future__ import annotations
@@ -41,5 +42,18 @@ def format_2(folder: Path) -> None:
     (folder / "model.json").write_text(json.dumps(content), encoding="utf-8")
 
 
+def format_3(folder: Path) -> None:
+    """As the library writes now: make it again only to begin a new format, under that format's name."""
+    from infodcl_geo.data.ids import IdMap
+    from infodcl_geo.recommender import Recommender
+
+    train, valid = torch.tensor([[0, 1, 1], [0, 0, 3]]), torch.tensor([[0], [3]])
+    ids = IdMap(["ann", "bob"]), IdMap([10, 20, 30, 40])
+    state = {"users": USERS[:2], "items": ITEMS[:4]}
+    Recommender(state, *ids, train, valid, {"model": "mf", "options": {"dim": 2}}).save(folder)
+    (folder / ".lock").unlink()
+
+
 if __name__ == "__main__":
     format_2(HERE / "checkpoint_v2")
+    format_3(HERE / "checkpoint_v3")

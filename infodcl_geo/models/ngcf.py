@@ -1,0 +1,106 @@
+"""NGCF: propagation with weights and products of neighbours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import OptionError
+from ..graph.graph import Graph
+from ..nn.losses import bpr_loss, embedding_penalty
+from .base import Batch, EmbeddingModel
+from .options import EmbeddingOptions, check
+from .recipe import Recipe, Space, search_embeddings
+
+_SLOPE = 0.2
+
+
+@dataclass(frozen=True)
+class NGCFOptions(EmbeddingOptions):
+    """Options of :class:`NGCF`.
+
+    Args:
+        message_dropout: share of each layer's output that training sets to zero; the authors take 0.1. Their dropout
+            of nodes, which is off by default in their program, is left out.
+    """
+
+    num_layers: int | None = 3
+    l2: float = 0.001
+    init_std: float = 0.1
+    message_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        check(self, at_least_1=["dim"], shares=["message_dropout"])
+        if self.message_dropout == 1:
+            raise OptionError("message_dropout is a share below 1: nothing would be left")
+
+
+class NGCF(EmbeddingModel):
+    r"""NGCF (Wang et al., SIGIR 2019): BPR on the layers of a graph network, side by side.
+
+    .. math::
+        E^{(k)} = \operatorname{LeakyReLU}\big((L + I) E^{(k-1)} W_1^{(k)} + (L E^{(k-1)} \odot E^{(k-1)}) W_2^{(k)}
+            + b^{(k)}\big), \qquad E = [E^{(0)} \,\|\, \tilde E^{(1)} \,\|\, \dots \,\|\, \tilde E^{(K)}]
+
+    (eq. 7 and 9), with :math:`L = D^{-1/2} A D^{-1/2}`, slope 0.2 and, as in the authors' program, rows of
+    :math:`\tilde E^{(k)}` of length one. Every layer has d outputs, so (K + 1) d numbers rank a node. The penalty is on
+    the batch's rows of E, as there; the weights of the layers are not held.
+
+    Args:
+        graph, num_users, num_items, changes: as in :class:`~infodcl_geo.models.base.EmbeddingModel`.
+        options: see :class:`NGCFOptions`.
+    """
+
+    Options = NGCFOptions
+
+    def __init__(
+        self, graph: Graph, num_users: int, num_items: int, *, options: NGCFOptions | None = None, **changes: Any
+    ) -> None:
+        super().__init__(graph, num_users, num_items, options=options, **changes)
+        self.sums = nn.ModuleList(nn.Linear(self.dim, self.dim) for _ in range(self.num_layers))
+        self.products = nn.ModuleList(nn.Linear(self.dim, self.dim, bias=False) for _ in range(self.num_layers))
+        for layer in (*self.sums, *self.products):
+            nn.init.xavier_uniform_(layer.weight)
+        for layer in self.sums:
+            nn.init.zeros_(layer.bias)
+
+    def propagated(self) -> tuple[Tensor, Tensor]:
+        return self._layers(None, training=False)
+
+    def _layers(self, generator: torch.Generator | None, *, training: bool) -> tuple[Tensor, Tensor]:
+        """User and item embeddings ``[M, (K + 1) d]`` and ``[N, (K + 1) d]``."""
+        x = self.nodes()
+        layers = [x]
+        for sums, products in zip(self.sums, self.products, strict=True):
+            near = self.graph @ x
+            x = F.leaky_relu(sums(near + x) + products(near * x), _SLOPE)
+            if training and self.options.message_dropout:
+                kept = torch.rand(x.shape, generator=generator, device=x.device) >= self.options.message_dropout
+                x = x * kept / (1 - self.options.message_dropout)
+            layers.append(F.normalize(x))
+        return self.split(torch.cat(layers, dim=1))
+
+    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        users, items = self._layers(generator, training=True)
+        rows = F.embedding(batch.users, users), F.embedding(batch.positives, items), F.embedding(batch.negatives, items)
+        return {"bpr": bpr_loss(*rows), "reg": self.l2 * embedding_penalty(*rows)}
+
+
+def _search(space: Space) -> None:
+    search_embeddings(space)
+    space.number("message_dropout", 0.0, 0.5, log=False)
+
+
+recipe = Recipe(
+    name="ngcf",
+    summary="BPR on a graph network with weights and products of neighbours",
+    paper="Wang et al., NGCF, SIGIR 2019",
+    options=NGCFOptions,
+    build=lambda inputs, options: NGCF(inputs.graph, *inputs.sizes, options=options),
+    training={"lr": 0.001},
+    search=_search,
+)

@@ -1,0 +1,183 @@
+"""VBPR: matrix factorisation with a second pair of factors, the item's made of its features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import OptionError
+from ..graph.graph import Graph, propagate
+from ..nn.losses import embedding_penalty
+from .base import Batch, EmbeddingModel
+from .options import ChannelModelOptions, check
+from .recipe import Inputs, Recipe, Space, search_embeddings
+
+
+class ModalProjection(nn.Module):
+    r"""A modality's vectors :math:`W f_i + b`, of features that are not trained.
+
+    The features are centred and divided by the root mean square of what is left, so that pixels, sentence vectors and
+    the metadata of a channel enter at one scale.
+
+    Args:
+        features: ``[N, f]``.
+        dim: d, size of the vectors.
+        bias: whether there is a b.
+    """
+
+    features: Tensor
+
+    def __init__(self, features: Tensor, dim: int, *, bias: bool = True) -> None:
+        super().__init__()
+        centred = features.float() - features.float().mean(0)
+        scale = centred.square().mean().sqrt().clamp(min=torch.finfo(torch.float32).tiny)
+        # Rebuilt from the data, so a checkpoint of the weights need not carry it.
+        self.register_buffer("features", centred / scale, persistent=False)
+        self.linear = nn.Linear(features.size(1), dim, bias=bias)
+        nn.init.xavier_uniform_(self.linear.weight)
+        if bias:
+            nn.init.zeros_(self.linear.bias)
+
+    def forward(self, items: Tensor | None = None) -> Tensor:
+        """Vectors ``[B, d]`` of ``items`` ``[B]``, by default of all."""
+        return self.linear(self.features if items is None else self.features[items])
+
+
+def checked_features(features: Mapping[str, Tensor], num_items: int) -> list[Tensor]:
+    """The modalities' features ``[N, f]`` in their order.
+
+    Raises:
+        OptionError: without any, or if one has not a row for each item.
+    """
+    if not features:
+        raise OptionError("features of the items are needed, got none: give the model channels")
+    for name, given in features.items():
+        if given.dim() != 2 or given.size(0) != num_items:
+            raise OptionError(f"features {name!r} are {list(given.shape)}, not a row for each of {num_items} items")
+    return list(features.values())
+
+
+@dataclass(frozen=True)
+class VBPROptions(ChannelModelOptions):
+    """Options of :class:`VBPR`.
+
+    The scale of the start and the penalty are those of matrix factorisation here; the authors search the penalty
+    and take 10 + 10 factors.
+
+    Args:
+        num_layers: propagation layers at inference; 0 is the paper's model.
+        modal_dim: D, factors of the features.
+        modal_l2: penalty of the embedding matrix E and of the bias :math:`\\beta'`.
+    """
+
+    num_layers: int | None = 0
+    l2: float = 0.011
+    init_std: float = 0.02
+    modal_dim: int = 64
+    modal_l2: float = 1e-4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, at_least_1=["dim", "modal_dim", "similar_items"])
+
+
+class VBPR(EmbeddingModel):
+    r"""VBPR (He and McAuley, AAAI 2016), for any number of modalities:
+
+    .. math::
+        \hat x_{ui} = \beta_i + \gamma_u^\top \gamma_i + \theta_u^\top (E f_i) + \beta'^\top f_i, \qquad
+        \mathcal L = -\operatorname{mean} \ln\sigma(\hat x_{ui} - \hat x_{uj}) + \lambda \|\Theta\|^2
+
+    (eq. 4 and 7). The offsets alpha and :math:`\beta_u` of eq. 4 are the same for all items of a user and left out.
+    Features of several modalities stand side by side in f, each centred and at one scale. Without features of their
+    own the items are described by the similarity channels.
+
+    With ``num_layers`` above 0 factors and projected features propagate over the graph at inference, as those of
+    matrix factorisation do here; the paper's model does not. What ranks are the users
+    :math:`[\gamma_u, \theta_u, 1]` and the items :math:`[\gamma_i, E f_i, \beta_i + \beta'^\top f_i]`.
+
+    Args:
+        graph, num_users, num_items, changes: as in :class:`~infodcl_geo.models.base.EmbeddingModel`.
+        features: ``[num_items, f]`` by the modality's name, of any widths.
+        options: see :class:`VBPROptions`.
+
+    Raises:
+        OptionError: without features, or if their rows are not the items.
+    """
+
+    Options = VBPROptions
+
+    def __init__(
+        self,
+        graph: Graph,
+        num_users: int,
+        num_items: int,
+        features: Mapping[str, Tensor],
+        *,
+        options: VBPROptions | None = None,
+        **changes: Any,
+    ) -> None:
+        super().__init__(graph, num_users, num_items, options=options, **changes)
+        modal_dim = self.options.modal_dim
+        parts = [ModalProjection(f, 1).features for f in checked_features(features, num_items)]
+        self.projection = ModalProjection(torch.cat(parts, dim=1), modal_dim, bias=False)
+        self.modal_bias = nn.Linear(self.projection.features.size(1), 1, bias=False)
+        self.taste = nn.Embedding(num_users, modal_dim)
+        self.item_bias = nn.Embedding(num_items, 1)
+        nn.init.normal_(self.taste.weight, std=self.init_std)
+        nn.init.zeros_(self.item_bias.weight)
+        nn.init.zeros_(self.modal_bias.weight)
+
+    def _scores(self, users: Tensor, items: Tensor) -> Tensor:
+        factors = (self.user_embedding(users) * self.item_embedding(items)).sum(1)
+        modal = (self.taste(users) * self.projection(items)).sum(1)
+        return factors + modal + (self.item_bias(items) + self.modal_bias(self.projection.features[items]))[:, 0]
+
+    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        users, positives, negatives = batch.users, batch.positives, batch.negatives
+        margin = self._scores(users, positives) - self._scores(users, negatives)
+        rows = [self.user_embedding(users), self.taste(users)]
+        rows += [table(items) for items in (positives, negatives) for table in (self.item_embedding, self.item_bias)]
+        weights = self.projection.linear.weight.square().sum() + self.modal_bias.weight.square().sum()
+        return {
+            "bpr": nn.functional.softplus(-margin).mean(),
+            "reg": self.l2 * embedding_penalty(*rows) + self.options.modal_l2 * weights,
+        }
+
+    def row_tables(self, anchors: int) -> list[nn.Embedding]:
+        return [self.user_embedding, self.item_embedding, self.taste, self.item_bias]
+
+    @torch.no_grad()
+    def embeddings(self) -> tuple[Tensor, Tensor]:
+        """Users and items with their factors of both kinds and the items' bias, ``[M, d + D + 1]`` and ``[N, ...]``."""
+        items = torch.cat([self.item_embedding.weight, self.projection()], dim=1)
+        nodes = torch.cat([torch.cat([self.user_embedding.weight, self.taste.weight], dim=1), items])
+        users, items = self.split(propagate(self.graph, nodes, self.num_layers))
+        bias = self.item_bias.weight + self.modal_bias(self.projection.features)
+        return torch.cat([users, users.new_ones(len(users), 1)], dim=1), torch.cat([items, bias], dim=1)
+
+
+def _build(inputs: Inputs, options: VBPROptions) -> VBPR:
+    return VBPR(inputs.graph, *inputs.sizes, inputs.metadata, options=options)
+
+
+def _search(space: Space) -> None:
+    search_embeddings(space, fewest_layers=0)
+    space.number("modal_l2", 1e-6, 1e-2)
+    space.whole("modal_dim", 16, 128, log=True)
+
+
+recipe = Recipe(
+    name="vbpr",
+    summary="matrix factorisation with features beside the items (or the similarity channels where there are none)",
+    paper="He and McAuley, VBPR, AAAI 2016",
+    options=VBPROptions,
+    build=_build,
+    search=_search,
+    reads_channels=True,
+    propagates_afterwards=True,
+)

@@ -1,0 +1,226 @@
+"""The house as ``infodcl_geo`` is built: which room may read which, what a file may hold, what an import loads."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from infodcl_geo.models import RECIPES
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "infodcl_geo"
+
+# In the order in which the data go through them: each room reads only rooms that stand before it. A room is a folder,
+# or a file beside the folders.
+ROOMS = [
+    "errors",
+    "text",
+    "files",
+    "environment",
+    "kernels",
+    "data",
+    "graph",
+    "nn",
+    "channels",
+    "pyg",
+    "models",
+    "evaluation",
+    "training",
+    "configuration",
+    "pretraining",
+    "selection",
+    "outcome",
+    "experiment",
+    "settings",
+    "tuning",
+    "comparison",
+    "saved",
+    "card",
+    "rescoring",
+    "serving",
+    "recommender",
+    "index",
+    "preset",
+    "report",
+    "cli",
+    "__main__",
+]
+# Layers and graph operations are for any use, so they read neither files nor recommendation data.
+NO_DATA = ("kernels", "graph", "nn")
+LONGEST, LONGEST_OF = 450, {"experiment.py": 250}
+# What is called like a model, and is none.
+ORDINARY_WORDS = {"popularity", "svd"}  # fine as identifiers and in sentences; not as a text of their own
+HOMONYMS = {
+    ("evaluation/metrics.py", "popularity"): "the mean degree of what is recommended",
+    ("channels/ease.py", "ease"): "a channel made of item-item weights",
+    ("selection.py", "ease"): "a form of the item-item weights",
+}
+
+
+def sources() -> dict[str, Path]:
+    """The files by the name of their module; the kernels lie beside the package and ship inside it."""
+    found = {}
+    for folder, package in ((ROOT / PACKAGE, PACKAGE), (ROOT / "kernels", f"{PACKAGE}.kernels")):
+        for path in folder.rglob("*.py"):
+            parts = [package, *path.relative_to(folder).with_suffix("").parts]
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+SOURCES = sources()
+
+
+def imports(module: str) -> Iterator[tuple[str, bool]]:
+    """Modules of ours that a module reads, and whether it does so as soon as it is imported itself."""
+    path = SOURCES[module]
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+
+    def within(node: ast.AST, at_once: bool) -> Iterator[tuple[str, bool]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                continue  # for the type checker alone
+            if isinstance(child, ast.Import):
+                yield from ((alias.name, at_once) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                home = package.split(".")[: len(package.split(".")) - child.level + 1] if child.level else []
+                source = ".".join([*home, *([child.module] if child.module else [])])
+                for alias in child.names:
+                    whole = f"{source}.{alias.name}"
+                    yield (whole if whole in SOURCES else source), at_once
+            inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from within(child, at_once and not inside)
+
+    for name, at_once in within(ast.parse(path.read_text(encoding="utf-8")), True):
+        if name in SOURCES and name != module:
+            yield name, at_once
+
+
+def room(module: str) -> str:
+    return [*module.split("."), ""][1]
+
+
+ARROWS = [(module, other, at_once) for module in SOURCES for other, at_once in imports(module)]
+
+
+def test_the_arrows_were_found() -> None:
+    assert ("infodcl_geo.experiment", "infodcl_geo.training.loop", True) in ARROWS
+    assert ("infodcl_geo.kernels.infonce_op", "infodcl_geo.kernels.infonce_common", True) in ARROWS
+    assert ("infodcl_geo.cli.train", "infodcl_geo.experiment", False) in ARROWS
+    assert ("infodcl_geo.models", "infodcl_geo.models.mf", True) in ARROWS
+
+
+def test_every_room_has_its_place() -> None:
+    assert {room(module) for module in SOURCES} - {""} <= set(ROOMS)
+
+
+def test_each_room_reads_only_rooms_before_it() -> None:
+    """Also inside functions: an import that waits is an arrow as well."""
+    place = {name: number for number, name in enumerate(ROOMS)}
+    wrong = {
+        f"{module} -> {other}"
+        for module, other, _ in ARROWS
+        if room(module) and room(other) and room(module) != room(other) and place[room(other)] > place[room(module)]
+    }
+    assert not wrong
+
+
+def test_layers_read_no_data() -> None:
+    allowed = {"errors", "text", *NO_DATA}
+    wrong = {f"{module} -> {other}" for module, other, _ in ARROWS if room(module) in NO_DATA and room(other)
+             if room(other) not in allowed}  # fmt: skip
+    assert not wrong
+
+
+def test_no_circle() -> None:
+    graph: dict[str, set[str]] = {}
+    for module, other, at_once in ARROWS:
+        if at_once:
+            graph.setdefault(module, set()).add(other)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_no_file_is_long() -> None:
+    lengths = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in SOURCES.items()}
+    wrong = {name: n for name, n in lengths.items() if n > LONGEST_OF.get(SOURCES[name].name, LONGEST)}
+    assert not wrong
+
+
+def words(path: Path) -> Iterator[tuple[int, str]]:
+    """Identifiers, and words of texts that are no documentation, with their line."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    documentation = {
+        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    for node in ast.walk(tree):
+        line = getattr(node, "lineno", 0)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
+            for word in re.findall(r"[\w-]+", node.value):
+                if word == node.value or word not in ORDINARY_WORDS:
+                    yield line, word
+        elif isinstance(node, ast.Name) and node.id not in ORDINARY_WORDS:
+            yield line, node.id
+        elif isinstance(node, ast.Attribute) and node.attr not in ORDINARY_WORDS:
+            yield line, node.attr
+        elif isinstance(node, ast.arg | ast.keyword) and node.arg:
+            yield line, node.arg
+        elif isinstance(node, ast.alias):
+            yield from ((line, part) for part in node.name.split("."))
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from ((line, part) for part in node.module.split("."))
+
+
+def test_no_model_is_named_outside_the_models() -> None:
+    names = {recipe.name for recipe in RECIPES}
+    found, excused = set(), set()
+    for module, path in SOURCES.items():
+        if room(module) in ("models", "kernels"):
+            continue
+        place = path.relative_to(ROOT / PACKAGE).as_posix()
+        for line, word in words(path):
+            if word in names:
+                (excused if (place, word) in HOMONYMS else found).add((place, word, line))
+    assert not found
+    assert {(place, word) for place, word, _ in excused} == set(HOMONYMS), "an excuse that is not needed"
+
+
+def loaded_by(code: str) -> set[str]:
+    """Modules that a fresh interpreter has loaded after ``code``."""
+    script = f"import sys\n{code}\nprint('\\n'.join(sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stderr.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import infodcl_geo", {"torch", "numpy", "polars", "jsonargparse"}),
+        ("import infodcl_geo.cli; infodcl_geo.cli.main(['--version'])", {"torch", "numpy", "polars", "jsonargparse"}),
+        ("import infodcl_geo.cli; infodcl_geo.cli.main([])", {"torch", "numpy", "polars", "jsonargparse"}),
+        ("import infodcl_geo.nn", {"infodcl_geo.data", "infodcl_geo.models", "pandas", "polars", "torch._dynamo"}),
+        ("import infodcl_geo.data.interactions", {"pandas", "pyarrow", "torch_geometric", "infodcl_geo.models"}),
+        ("from infodcl_geo import run, Recommender", {"pandas", "torch._dynamo", "optuna", "torch_geometric"}),
+    ],
+)
+def test_what_an_import_leaves_alone(code: str, absent: set[str]) -> None:
+    assert not absent & loaded_by(code)
+
+
+def test_inspect_loads_what_it_needs_alone(tmp_path: Path) -> None:
+    """The rest is seconds: ``inspect`` on a small file is to start about as fast as PyTorch does."""
+    file = tmp_path / "small.csv"
+    file.write_text("user_id,item_id\n" + "".join(f"{u},{(u * i) % 7}\n" for u in range(9) for i in range(1, 5)))
+    loaded = loaded_by(f"import infodcl_geo.cli; infodcl_geo.cli.main(['inspect', '--data', {str(file)!r}])")
+    assert "torch" in loaded
+    heavy = {"torch._dynamo", "torch._inductor", "triton", "numba", "torch_geometric", "optuna", "matplotlib", "pandas"}
+    heavy |= {"scipy.stats", "scipy.sparse.linalg", "scipy.optimize", "sympy", "tensorboard", "wandb"}
+    assert not heavy & loaded
