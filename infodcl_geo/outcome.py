@@ -98,7 +98,7 @@ def check_item_term(config: Config, data: Interactions) -> None:
     """Refuse before anything is trained what the item term cannot do."""
     weight = getattr(config.options, "item_term_weight", None)
     if weight is not None and not config.has_item_term:
-        raise OptionError("item_term_weight is given without a term: give item_term ease, slim or auto")
+        raise OptionError("item_term_weight is given without a term: name one by item_term")
     if config.has_item_term and weight is None and not data.valid.size(1):
         raise OptionError("there is no validation split to choose the weight of the item term: give item_term_weight")
 
