@@ -20,9 +20,8 @@ from .environment import device_of
 from .errors import OptionError, TrainingError
 from .evaluation.groups import by_item_degree, by_user_degree
 from .models import RECIPES, EmbeddingModel, Inputs, Model, Recipe
-from .outcome import Run
+from .outcome import Run, check_item_term, with_item_term
 from .pretraining import best_num_layers, pretrain
-from .selection import FORMS, add_term
 from .training.callbacks import Callback
 from .training.loop import rank, train
 from .training.options import CheckpointOptions
@@ -149,7 +148,7 @@ def fit(
         resume: folder of the checkpoints of this very run, to go on from; the data and ``config`` must be the same.
     """
     config = config if isinstance(config, Config) else configure(config)
-    _check_item_term(config, data)
+    check_item_term(config, data)
     target = device_of(device)
     prepared = prepare(data, config, channels=channels, vectors=vectors, device=target, progress=progress)
     model, result = prepared.model, TrainResult()
@@ -170,9 +169,9 @@ def fit(
             )
         except TrainingError as error:
             if error.result is not None and error.result.best_epoch:
-                error.run = _with_item_term(_outcome(prepared, error.result), data, ks, target)
+                error.run = with_item_term(_outcome(prepared, error.result), data, ks, target)
             raise
-    outcome = _with_item_term(_outcome(prepared, result), data, ks, target)
+    outcome = with_item_term(_outcome(prepared, result), data, ks, target)
     if config.recipe.closed_form and data.valid.size(1):
         result.validation = rank(data, outcome.scorer, "valid", ks=ks, device=target, name=config.name).mean()
     return outcome
@@ -181,39 +180,6 @@ def fit(
 def _outcome(prepared: Prepared, result: TrainResult) -> Run:
     model, seconds = prepared.model, prepared.seconds
     return Run(prepared.config, model, model.scorer(), result, preparation_seconds=seconds, channels=prepared.channels)
-
-
-def _check_item_term(config: Config, data: Interactions) -> None:
-    """Refuse before anything is trained what the item term cannot do."""
-    weight = getattr(config.options, "item_term_weight", None)
-    if weight is not None and not config.has_item_term:
-        raise OptionError("item_term_weight is given without a term: give item_term ease, slim or auto")
-    if config.has_item_term and weight is None and not data.valid.size(1):
-        raise OptionError("there is no validation split to choose the weight of the item term: give item_term_weight")
-
-
-def _with_item_term(run: Run, data: Interactions, ks: tuple[int, ...], device: torch.device) -> Run:
-    """The run with the item term that its options ask for, and its validation metrics."""
-    options: Any = run.config.options
-    if not run.config.has_item_term or not (run.config.recipe.closed_form or run.result.best_epoch):
-        return run
-    begin = time.perf_counter()
-    forms = FORMS if options.item_term == "auto" else (options.item_term,)
-    found = add_term(run.scorer, data, forms=forms, weight=options.item_term_weight, device=device)
-    options = replace(options, item_term=found.form, item_term_weight=found.weight)
-    # The result is also what training and its checkpoints hold: these keep the model's own numbers.
-    result = replace(run.result)
-    if data.valid.size(1):
-        result.validation = rank(data, found.scorer, "valid", ks=ks, device=device, name=run.config.name).mean()
-    return replace(
-        run,
-        config=replace(run.config, options=options),
-        scorer=found.scorer,
-        result=result,
-        item_term=found.term,
-        chosen={"item_term": found.record()},
-        preparation_seconds={**run.preparation_seconds, "item term": time.perf_counter() - begin},
-    )
 
 
 def run(

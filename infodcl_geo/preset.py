@@ -17,10 +17,11 @@ from .configuration import Config, configure
 from .data.interactions import Interactions
 from .environment import device_of
 from .errors import OptionError, TrainingError
-from .experiment import Run, fit
+from .experiment import fit
 from .models import RECIPES, Recipe
 from .models.item_term import ItemTerm
 from .models.scoring import Scorer
+from .outcome import Run
 from .pretraining import pretrain
 from .selection import choose_term, fit_terms
 from .training.options import TrainOptions

@@ -12,8 +12,9 @@ from ..configuration import TRAINING, Config
 from ..data.options import DataOptions
 from ..errors import OptionError
 from ..evaluation.significance import Test
-from ..experiment import Run, fit, score
+from ..experiment import fit, score
 from ..models import COMPARED, RECIPES, Recipe, find_recipe
+from ..outcome import Run
 from ..preset import can_choose, fit_preset
 from ..settings import read_variants
 from . import parsing

@@ -14,6 +14,7 @@ import argparse
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,21 +24,22 @@ from infodcl_geo.configuration import Config, configure
 from infodcl_geo.data.interactions import Interactions
 from infodcl_geo.data.options import DataOptions
 from infodcl_geo.evaluation.significance import differences
-from infodcl_geo.experiment import Run, fit, score
+from infodcl_geo.experiment import fit, score
 from infodcl_geo.models.item_term import ItemTerm
+from infodcl_geo.outcome import Run
 from infodcl_geo.selection import add_term, choose_l2, fit_terms
 from infodcl_geo.training.loop import rank
 
 METRICS = ("recall@20", "ndcg@20")
 KS = (20,)
-EASE_CHANNEL = {"channels": "ease", "reconstruction": 0.05}
-BOTH_CHANNELS = {"channels": "user,ease", "reconstruction": 0.05}
+EASE_CHANNEL: dict[str, Any] = {"channels": "ease", "reconstruction": 0.05}
+BOTH_CHANNELS: dict[str, Any] = {"channels": "user,ease", "reconstruction": 0.05}
 
 
 def configurations(data: Interactions, ablations: bool) -> dict[str, Config]:
     """What is compared, by label."""
     if ablations:
-        changes = {
+        changes: dict[str, dict[str, Any]] = {
             "EASE channel": {},
             "w/o spectral rectification": {"spectral": False},
             "w/o contextual re-encoding": {"contextual": False},
