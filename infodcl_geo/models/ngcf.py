@@ -61,11 +61,12 @@ class NGCF(EmbeddingModel):
         self, graph: Graph, num_users: int, num_items: int, *, options: NGCFOptions | None = None, **changes: Any
     ) -> None:
         super().__init__(graph, num_users, num_items, options=options, **changes)
-        self.sums = nn.ModuleList(nn.Linear(self.dim, self.dim) for _ in range(self.num_layers))
+        sums = [nn.Linear(self.dim, self.dim) for _ in range(self.num_layers)]
+        self.sums = nn.ModuleList(sums)
         self.products = nn.ModuleList(nn.Linear(self.dim, self.dim, bias=False) for _ in range(self.num_layers))
         for layer in (*self.sums, *self.products):
             nn.init.xavier_uniform_(layer.weight)
-        for layer in self.sums:
+        for layer in sums:
             nn.init.zeros_(layer.bias)
 
     def propagated(self) -> tuple[Tensor, Tensor]:
