@@ -182,7 +182,7 @@ class Search:
         )
         starts = self.starts(make, fixed, begin)
         # A start whose trial a killed process left unfinished, or never asked for, is asked for again.
-        asked = {t.user_attrs.get("start") for t in study.trials if t.state.is_finished() or t.state.name == "WAITING"}
+        asked = {t.user_attrs.get("start") for t in study.trials if _ended(t) or t.state.name == "WAITING"}
         for number, start in enumerate(starts):
             if number not in asked:
                 study.enqueue_trial(start, user_attrs={"start": number})
@@ -194,7 +194,7 @@ class Search:
         deadline = float("inf") if budget.minutes is None else time.monotonic() + 60 * budget.minutes - spent
         said = False
         while True:
-            ended = [t for t in study.trials if t.state.is_finished()]
+            ended = [t for t in study.trials if _ended(t)]
             if len({t.user_attrs.get("start") for t in ended} - {None}) >= first and (
                 time.monotonic() > deadline or (trials is not None and len(ended) >= trials)
             ):
@@ -210,9 +210,7 @@ class Search:
                     catch=(FloatingPointError, InfodclGeoError),
                 )
             except AssertionError as error:  # what Optuna makes of a storage that cannot be written
-                if isinstance(error.__context__, OSError):
-                    raise error.__context__ from None
-                raise
+                raise _storage_error(error) from None
         return study
 
     def starts(
@@ -274,9 +272,25 @@ class Search:
             progress=False,
             callbacks=[OnValidation(report)],
         )
+        if outcome.result.interrupted:
+            trial.set_user_attr("interrupted", True)
+            raise KeyboardInterrupt
         trial.set_user_attr("validation", outcome.result.validation)
         trial.set_user_attr("best_epoch", outcome.result.best_epoch)
         return quality(outcome.result.validation)
+
+
+def _storage_error(error: BaseException) -> BaseException:
+    """The error of the operating system that another came of, or else that other."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__context__
+    return cause or error
+
+
+def _ended(trial: Any) -> bool:
+    """Whether a trial came to its own end."""
+    return trial.state.is_finished() and not trial.user_attrs.get("interrupted", False)
 
 
 def trial_rows(study: Any) -> list[dict[str, Any]]:

@@ -50,7 +50,7 @@ from infodcl_geo.errors import InfodclGeoError
 from infodcl_geo.evaluation.lists import read_lists
 from infodcl_geo.experiment import run
 from infodcl_geo.graph.graph import normalized_adjacency
-from infodcl_geo.models.base import EmbeddingModel
+from infodcl_geo.models.mf import MatrixFactorization
 from infodcl_geo.recommender import Recommender
 from infodcl_geo.settings import read_settings, read_variants
 from infodcl_geo.training.checkpoint import checkpoints
@@ -334,25 +334,27 @@ def _use_model(folder: Path) -> None:
             raise Fell("scores that are not finite")
 
 
-def _model_tensors(read: Callable[[Path], None], weights: str) -> Callable[[Path], None]:
-    """Set the hash of the weights right, and change a tensor, before the model is read."""
+def _damaged_weights(name: str, content: bytes, rng: random.Random) -> bytes:
+    with contextlib.suppress(Exception):
+        tensors = load_tensors(content)
+        _damage_tensors(tensors, rng)
+        return save_tensors({key: value.contiguous() for key, value in tensors.items()})
+    return content
 
-    def changed(folder: Path) -> None:
-        rng = random.Random((folder / "model.json").read_bytes() + (folder / weights).read_bytes()[:200])
-        with contextlib.suppress(Exception):
-            tensors = load_tensors((folder / weights).read_bytes())
-            _damage_tensors(tensors, rng)
-            content = save_tensors({name: value.contiguous() for name, value in tensors.items()})
-            (folder / weights).write_bytes(content)
-            index = json.loads((folder / "model.json").read_text())
-            index["files"]["model.safetensors"] |= {
-                "sha256": hashlib.sha256(content).hexdigest(),
-                "bytes": len(content),
-            }
+
+def _with_hash(weights: str) -> Callable[[Path], None]:
+    """Set the hash of the weights in the index right before the model is used."""
+
+    def read(folder: Path) -> None:
+        content = (folder / weights).read_bytes()
+        entry = {"file": weights, "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+            index = json.loads((folder / "model.json").read_bytes())
+            index["files"]["model.safetensors"] = entry
             (folder / "model.json").write_text(json.dumps(index))
-        read(folder)
+        _use_model(folder)
 
-    return changed
+    return read
 
 
 def _columns_of(frame: pl.DataFrame) -> dict[str, bytes]:
@@ -398,9 +400,9 @@ def targets(work: Path) -> list[Target]:
     model_2 = {path.name: path.read_bytes() for path in old.iterdir()}
     metrics = {"config": outcome.config.to_dict(), "test": outcome.test, "data": "d"}
 
-    def small() -> EmbeddingModel:
+    def small() -> MatrixFactorization:
         torch.manual_seed(0)
-        return EmbeddingModel(normalized_adjacency(data.train, 12, 15), 12, 15, dim=4)
+        return MatrixFactorization(normalized_adjacency(data.train, 12, 15), 12, 15, dim=4)
 
     options = TrainOptions(epochs=2, batch_size=32, eval_every=1)
     train(small(), data, options, progress=False, checkpoint=CheckpointOptions(work / "training"))
@@ -443,7 +445,7 @@ def targets(work: Path) -> list[Target]:
         Target("tables", tables, _table(tables, kept), folder=True),
         Target("training", {"a.safetensors": checkpoint.read_bytes()}, resume, mend=_signed_checkpoint),
         Target("models", model, _use_model, folder=True, mend=_resign_model),
-        Target("weights", model, _model_tensors(_use_model, weights), folder=True),
+        Target("weights", model, _with_hash(weights), folder=True, mend=_damaged_weights),
         Target("models of 0.2", model_2, _use_model, folder=True, mend=_resign_model_2),
     ]
 
