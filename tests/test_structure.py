@@ -61,6 +61,7 @@ HOMONYMS = {
     ("evaluation/metrics.py", "popularity"): "the mean degree of what is recommended",
     ("channels/ease.py", "ease"): "a channel made of item-item weights",
     ("selection.py", "ease"): "a form of the item-item weights",
+    ("selection.py", "slim"): "a form of the item-item weights",
 }
 
 

@@ -63,10 +63,11 @@ class NGCF(EmbeddingModel):
         super().__init__(graph, num_users, num_items, options=options, **changes)
         self.sums = nn.ModuleList(nn.Linear(self.dim, self.dim) for _ in range(self.num_layers))
         self.products = nn.ModuleList(nn.Linear(self.dim, self.dim, bias=False) for _ in range(self.num_layers))
-        for layer in (*self.sums, *self.products):
-            nn.init.xavier_uniform_(layer.weight)
-        for layer in self.sums:
-            nn.init.zeros_(layer.bias)
+        for name, parameter in (*self.sums.named_parameters(), *self.products.named_parameters()):
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.xavier_uniform_(parameter)
 
     def propagated(self) -> tuple[Tensor, Tensor]:
         return self._layers(None, training=False)
