@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -98,6 +99,9 @@ class DDRM(EmbeddingModel):
         """What a network makes of noised embeddings ``[B, d]`` at steps ``t`` ``[B]``, guided by ``[B, d]``."""
         return z + network(z, t, guide)
 
+    def _denoised_item(self, guide: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        return self.denoised(self.of_items, z, t, guide)
+
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         vectors, others = self.propagated()
         u, i = F.embedding(batch.users, vectors), F.embedding(batch.positives, others)
@@ -120,10 +124,10 @@ class DDRM(EmbeddingModel):
     def embeddings(self) -> tuple[Tensor, Tensor]:
         users, items = self.propagated()
         history = self.mean @ items
-        found = [
-            reverse_process(lambda z, t, guide=guide: self.denoised(self.of_items, z, t, guide), start, self.diffusion)
-            for start, guide in zip(history.split(_CHUNK), users.split(_CHUNK), strict=True)
-        ]
+        found = []
+        for start, guide in zip(history.split(_CHUNK), users.split(_CHUNK), strict=True):
+            predict = partial(self._denoised_item, guide)
+            found.append(reverse_process(predict, start, self.diffusion))
         return torch.cat(found), items
 
 
