@@ -118,9 +118,7 @@ class _Counter:
         sys.addaudithook(self.audit)
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event in _CHANGES:
-            self.happens()
-        elif (
+        if event in _CHANGES or (
             event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         ):
             self.happens()
