@@ -271,6 +271,7 @@ def compare(
     table: TableFile | None = None,
     say: Callable[[str], None] = print,
     failures: list[Failure] | None = None,
+    more: Mapping[str, Any] = {},
 ) -> list[Entry]:
     """Run what is not kept yet, one configuration after the other, and keep each run as soon as it is done.
 
@@ -285,6 +286,7 @@ def compare(
         say: told how many runs were already there, and of runs with other settings that are not part of the result.
         failures: a list that takes the runs that end in an error of the library's, so that the others go on; without
             it the first error ends the comparison.
+        more: what else decides the numbers of ``execute``, see :func:`describe`.
 
     Returns:
         One entry for each configuration that did not fail, in their order.
@@ -293,7 +295,7 @@ def compare(
     found = changed = 0
     for planned in plan:
         one = Planned.of(planned) if isinstance(planned, Config) else planned
-        settings = describe(data, one.config, ks, mask_validation)
+        settings = describe(data, one.config, ks, mask_validation, **more)
         studied = one.config.recipe.studied
         entry = table.find(settings, metrics, one.label, studied=studied) if table is not None else None
         if entry is None:

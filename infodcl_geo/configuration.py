@@ -14,6 +14,7 @@ from .training.options import TrainOptions
 
 TRAINING: tuple[str, ...] = tuple(part.name for part in fields(TrainOptions))
 _OF_VECTORS = tuple(part.name for part in fields(VectorOptions))
+_OF_TERM = ("item_term", "item_term_weight")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class Config:
         recipe = self.recipe
         return recipe.needs_vectors or recipe.reads_channels or getattr(self.options, "init", None) == "pretrained"
 
+    @property
+    def has_item_term(self) -> bool:
+        """Whether an item term is added to the embeddings."""
+        return getattr(self.options, "item_term", "none") != "none"
+
     def flat(self) -> dict[str, Any]:
         """Options of the model and of training by name; no name stands in both."""
         return {**asdict(self.options), **({} if self.recipe.closed_form else asdict(self.training))}
@@ -55,8 +61,8 @@ class Config:
     def identity(self) -> dict[str, Any]:
         """:meth:`to_dict` without what has no effect beside the other options."""
         content = self.to_dict()
-        if not self.uses_vectors:
-            content["options"] = {name: v for name, v in content["options"].items() if name not in _OF_VECTORS}
+        idle = (*(() if self.uses_vectors else _OF_VECTORS), *(() if self.has_item_term else _OF_TERM))
+        content["options"] = {name: v for name, v in content["options"].items() if name not in idle}
         return content
 
     def changed(self, **changes: Any) -> Config:

@@ -20,7 +20,7 @@ from .environment import device_of
 from .errors import OptionError, TrainingError
 from .evaluation.groups import by_item_degree, by_user_degree
 from .models import RECIPES, EmbeddingModel, Inputs, Model, Recipe
-from .outcome import Run
+from .outcome import Run, check_item_term, with_item_term
 from .pretraining import best_num_layers, pretrain
 from .training.callbacks import Callback
 from .training.loop import rank, train
@@ -148,6 +148,7 @@ def fit(
         resume: folder of the checkpoints of this very run, to go on from; the data and ``config`` must be the same.
     """
     config = config if isinstance(config, Config) else configure(config)
+    check_item_term(config, data)
     target = device_of(device)
     prepared = prepare(data, config, channels=channels, vectors=vectors, device=target, progress=progress)
     model, result = prepared.model, TrainResult()
@@ -168,9 +169,9 @@ def fit(
             )
         except TrainingError as error:
             if error.result is not None and error.result.best_epoch:
-                error.run = _outcome(prepared, error.result)
+                error.run = with_item_term(_outcome(prepared, error.result), data, ks, target)
             raise
-    outcome = _outcome(prepared, result)
+    outcome = with_item_term(_outcome(prepared, result), data, ks, target)
     if config.recipe.closed_form and data.valid.size(1):
         result.validation = rank(data, outcome.scorer, "valid", ks=ks, device=target, name=config.name).mean()
     return outcome

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import time
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .channels.base import Channel
 from .configuration import Config
+from .data.interactions import Interactions
 from .data.options import DataOptions
 from .environment import versions
+from .errors import OptionError
 from .evaluation.ranking import Ranking
 from .models import Model
+from .models.item_term import ItemTerm
 from .models.scoring import Scorer
+from .selection import FORMS, add_term
+from .training.loop import rank
 from .training.state import TrainResult
 
 
@@ -40,14 +47,22 @@ class Run:
     """see :func:`~infodcl_geo.evaluation.groups.by_user_degree`"""
     test_by_item_degree: dict[str, dict[str, float]] = field(default_factory=dict)
     """see :func:`~infodcl_geo.evaluation.groups.by_item_degree`"""
+    item_term: ItemTerm | None = None
+    """what ``scorer`` adds to the model's, with the weight that ``config`` holds"""
+    chosen: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """what validation chose beside the epoch, and by which numbers"""
 
     @property
     def embeddings(self) -> tuple[Tensor, Tensor] | None:
-        """User and item embeddings that rank, ``[M, d]`` and ``[N, d]``, of models that have them."""
+        """User and item embeddings that rank, ``[M, d]`` and ``[N, d]``, of models that rank by these alone."""
         state = self.model.state()
         if self.config.recipe.restore is not None or not {"users", "items"} <= set(state):
             return None
-        return state["users"], state["items"]
+        return None if self.item_term is not None else (state["users"], state["items"])
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors from which it ranks again: those of the model, and of the item term."""
+        return {**self.model.state(), **({} if self.item_term is None else self.item_term.tensors())}
 
     def metrics(self, data: DataOptions | None = None) -> dict[str, Any]:
         """Content of ``metrics.json``: numbers, what ran, with which versions, and how training went.
@@ -67,6 +82,7 @@ class Run:
             "channels": {
                 c.name: {"source": c.source, "coverage": c.coverage, **notes.get(c.name, {})} for c in self.channels
             },
+            **self.chosen,
             "validation": self.result.validation,
             "test": self.test,
             "test_by_user_degree": self.test_by_user_degree,
@@ -76,3 +92,36 @@ class Run:
             "versions": versions(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+
+
+def check_item_term(config: Config, data: Interactions) -> None:
+    """Refuse before anything is trained what the item term cannot do."""
+    weight = getattr(config.options, "item_term_weight", None)
+    if weight is not None and not config.has_item_term:
+        raise OptionError("item_term_weight is given without a term: name one by item_term")
+    if config.has_item_term and weight is None and not data.valid.size(1):
+        raise OptionError("there is no validation split to choose the weight of the item term: give item_term_weight")
+
+
+def with_item_term(run: Run, data: Interactions, ks: tuple[int, ...], device: torch.device) -> Run:
+    """The run with the item term that its options ask for, and its validation metrics."""
+    options: Any = run.config.options
+    if not run.config.has_item_term or not (run.config.recipe.closed_form or run.result.best_epoch):
+        return run
+    begin = time.perf_counter()
+    forms = FORMS if options.item_term == "auto" else (options.item_term,)
+    found = add_term(run.scorer, data, forms=forms, weight=options.item_term_weight, device=device)
+    options = replace(options, item_term=found.form, item_term_weight=found.weight)
+    # The result is also what training and its checkpoints hold: these keep the model's own numbers.
+    result = replace(run.result)
+    if data.valid.size(1):
+        result.validation = rank(data, found.scorer, "valid", ks=ks, device=device, name=run.config.name).mean()
+    return replace(
+        run,
+        config=replace(run.config, options=options),
+        scorer=found.scorer,
+        result=result,
+        item_term=found.term,
+        chosen={"item_term": found.record()},
+        preparation_seconds={**run.preparation_seconds, "item term": time.perf_counter() - begin},
+    )

@@ -22,6 +22,7 @@ from .environment import versions
 from .errors import CheckpointError, OptionError
 from .files import shown, write_atomically
 from .models import RECIPES, Recipe, find_recipe
+from .models.item_term import restored_scorer
 from .models.scoring import Scorer, UserRows, dot_scorer, item_scorer
 from .outcome import Run
 from .rescoring import Scored, score_split
@@ -84,7 +85,7 @@ class Recommender:
             datetime.now(UTC).isoformat(timespec="seconds"),
         )
         return cls(
-            {name: value.detach().cpu() for name, value in run.model.state().items()},
+            {name: value.detach().cpu() for name, value in run.state().items()},
             data.user_ids,
             data.item_ids,
             data.train.cpu(),
@@ -139,7 +140,7 @@ class Recommender:
                 raise CheckpointError(f"{shown(folder)}: a checkpoint of {escape(name)}, not of {found.name}")
         parts = (saved.state, saved.user_ids, saved.item_ids, saved.train, saved.valid, saved.config)
         recommender = cls(*parts, found, saved.record)
-        if found is not None:
+        if found is not None or recommender._has_item_term:
             recommender._try(folder)
         return recommender
 
@@ -183,6 +184,9 @@ class Recommender:
 
     @cached_property
     def _scorer(self) -> Scorer:
+        return self._with_item_term(self._own_scorer(), UserRows(self.train, *self.sizes))
+
+    def _own_scorer(self) -> Scorer:
         if self.recipe is not None and self.recipe.restore is not None:
             return self.recipe.restore(self.state, self._options(self.recipe), self.train, self.sizes)
         if {"users", "items"} <= set(self.state):
@@ -192,6 +196,15 @@ class Recommender:
         raise CheckpointError(
             f"this checkpoint of {escape(self.name)} has nothing to rank by: give the recipe it was trained with"
         )
+
+    @property
+    def _has_item_term(self) -> bool:
+        return bool(self.config.get("options", {}).get("item_term_weight"))
+
+    def _with_item_term(self, scorer: Scorer, rows: UserRows) -> Scorer:
+        """``scorer`` with the item term of the users of ``rows``, if the model has one."""
+        weight = self.config.get("options", {}).get("item_term_weight")
+        return restored_scorer(scorer, rows, self.state, weight) if weight else scorer
 
     def _options(self, recipe: Recipe) -> Any:
         try:
@@ -210,7 +223,11 @@ class Recommender:
 
     @property
     def tables(self) -> tuple[Tensor, Tensor] | None:
-        """User and item embeddings ``[M, d]``, ``[N, d]`` of a model that ranks by their inner product."""
+        """User and item embeddings ``[M, d]``, ``[N, d]`` of a model that ranks by their inner product alone."""
+        return None if self._has_item_term else self._tables
+
+    @property
+    def _tables(self) -> tuple[Tensor, Tensor] | None:
         if (self.recipe is not None and self.recipe.restore is not None) or not {"users", "items"} <= set(self.state):
             return None
         return self.state["users"], self.state["items"]
@@ -300,9 +317,8 @@ class Recommender:
         hidden = self._hidden(allowed, excluded)
         asked = [self.item_ids.encode(plain_ids(h), missing=None if unknown == "error" else -1) for h in histories]
         rows = histories_of([row[row >= 0] for row in asked], len(self.item_ids))
-        items, scores = self._server.top_of_histories(
-            self._folded(rows), rows, k, exclude_seen=exclude_seen, hidden=hidden
-        )
+        scorer = self._with_item_term(self._folded(rows), rows)
+        items, scores = self._server.top_of_histories(scorer, rows, k, exclude_seen=exclude_seen, hidden=hidden)
         known = (rows.degree > 0).tolist()
         return [Recommendation(n, a, b, known[n]) for n, (a, b) in enumerate(self._lists(items, scores))]
 
@@ -313,7 +329,7 @@ class Recommender:
             if recipe.fold_in is None:
                 raise OptionError(f"{recipe.name} cannot recommend to users it was not trained on: it has no fold_in")
             return recipe.fold_in(self.state, self._options(recipe), self.train, self.sizes, histories)
-        if self.tables is not None:
+        if self._tables is not None:
             items = self.state["items"]
             return dot_scorer((mean_vectors(histories, items) @ self._map).to(torch.float32), items)
         self.scorer()  # says what is missing

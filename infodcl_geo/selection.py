@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from .data.interactions import Interactions
 from .errors import OptionError
 from .evaluation.ranking import evaluate
 from .graph.item_item import DEFAULT_L2, DENSE_BYTES, ItemWeights, item_weights, slim_graph
-from .models.item_term import Combination, ItemTerm
+from .models.item_term import Combination, ItemTerm, combined_scorer
 from .models.scoring import Scorer, UserRows
 
 TERM_WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0)
@@ -146,11 +146,65 @@ def fit_terms(
     terms: dict[str, ItemTerm] = {}
     for form in forms:
         if form == "slim":
-            weights: ItemWeights = slim_graph(train, *sizes).to(device)
+            terms[form] = ItemTerm(rows, slim_graph(train, *sizes).to(device))
+        elif l2 is None:
+            chosen, weights = choose_l2(data, device=device)
+            terms[form] = ItemTerm(rows, weights, chosen.value)
         else:
-            weights = choose_l2(data, device=device)[1] if l2 is None else item_weights(train, *sizes, l2)
-        terms[form] = ItemTerm(rows, weights)
+            terms[form] = ItemTerm(rows, item_weights(train, *sizes, l2), l2)
     return terms
+
+
+class AddedTerm(NamedTuple):
+    """What ranks with an item term, and how that was chosen."""
+
+    scorer: Scorer
+    term: ItemTerm | None
+    """``None`` where its weight is 0"""
+    form: str
+    weight: float
+    l2: float | None
+    """penalty of EASE's weights"""
+    ndcg: dict[str, dict[float, float]]
+    """NDCG@20 of at most 4,096 validation users by form and weight"""
+
+    def record(self) -> dict[str, Any]:
+        """The choice as plain data."""
+        tried = {form: {f"{weight:g}": value for weight, value in by.items()} for form, by in self.ndcg.items()}
+        value = self.ndcg[self.form].get(self.weight)
+        return {"form": self.form, "weight": self.weight, "l2": self.l2, "ndcg@20": value, "tried": tried}
+
+
+def add_term(
+    scorer: Scorer,
+    data: Interactions,
+    *,
+    forms: Sequence[str] = FORMS,
+    weight: float | None = None,
+    terms: Mapping[str, ItemTerm] | None = None,
+    device: torch.device | str = "cpu",
+) -> AddedTerm:
+    """``scorer`` with the item term, form, penalty and weight that validation prefers (:func:`choose_term`).
+
+    Args:
+        scorer: of a trained model, on ``device``.
+        data: its training histories are fitted, its validation split judges.
+        forms: that are fitted, see :func:`fit_terms`.
+        weight: of the term, if it is not to be chosen.
+        terms: what :func:`fit_terms` gave, if it is there already.
+        device: where to compute.
+
+    Raises:
+        OptionError: if a form is unknown, or the weight negative.
+    """
+    terms = fit_terms(data, forms=forms, device=device) if terms is None else terms
+    choice = choose_term(scorer, terms, data, weights=TERM_WEIGHTS if weight is None else (weight,))
+    taken = choice.weight if weight is None else weight
+    term = terms[choice.form] if taken > 0 else None
+    if term is None:
+        return AddedTerm(scorer, None, choice.form, 0.0, terms[choice.form].l2, choice.ndcg)
+    ranks = combined_scorer(scorer, term, taken, data.num_items)
+    return AddedTerm(ranks, term, choice.form, taken, term.l2, choice.ndcg)
 
 
 def choose_l2(

@@ -181,9 +181,11 @@ class Search:
             pruner=optuna.pruners.MedianPruner(n_startup_trials=8, n_warmup_steps=50),
         )
         starts = self.starts(make, fixed, begin)
-        if not study.trials:
-            for start in starts:
-                study.enqueue_trial(start)
+        # A start whose trial a killed process left unfinished, or never asked for, is asked for again.
+        asked = {t.user_attrs.get("start") for t in study.trials if t.state.is_finished() or t.state.name == "WAITING"}
+        for number, start in enumerate(starts):
+            if number not in asked:
+                study.enqueue_trial(start, user_attrs={"start": number})
         trials = budget.trials
         if recipe.closed_form:
             trials = min(trials or MOST_TRIALS_OF_A_CLOSED_FORM, MOST_TRIALS_OF_A_CLOSED_FORM)
@@ -193,18 +195,24 @@ class Search:
         said = False
         while True:
             ended = [t for t in study.trials if t.state.is_finished()]
-            # A trial that was cut off by a kill is still waiting to be asked again.
-            if len(ended) >= first and (time.monotonic() > deadline or (trials is not None and len(ended) >= trials)):
+            if len({t.user_attrs.get("start") for t in ended} - {None}) >= first and (
+                time.monotonic() > deadline or (trials is not None and len(ended) >= trials)
+            ):
                 break
             over = time.monotonic() > deadline or (trials is not None and len(ended) >= trials)
             if over and not said:
                 said = True
                 say(f"{recipe.name}: the budget is over, but each start gets one finished trial ({first} in all)")
-            study.optimize(
-                lambda trial: self._trial(trial, make, fixed, deadline, trial.number < first),
-                n_trials=1,
-                catch=(FloatingPointError, InfodclGeoError),
-            )
+            try:
+                study.optimize(
+                    lambda trial: self._trial(trial, make, fixed, deadline, "start" in trial.user_attrs),
+                    n_trials=1,
+                    catch=(FloatingPointError, InfodclGeoError),
+                )
+            except AssertionError as error:  # what Optuna makes of a storage that cannot be written
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
         return study
 
     def starts(

@@ -65,8 +65,10 @@ ORDINARY_WORDS = {"popularity", "svd"}  # fine as identifiers and in sentences; 
 HOMONYMS = {
     ("evaluation/metrics.py", "popularity"): "the mean degree of what is recommended",
     ("channels/ease.py", "ease"): "a channel made of item-item weights",
+    ("channels/build.py", "ease"): "a channel made of item-item weights",
+    ("preset.py", "ease"): "a channel made of item-item weights",
     ("selection.py", "ease"): "a form of the item-item weights",
-    ("selection.py", "slim"): "another form of them",
+    ("selection.py", "slim"): "a form of the item-item weights",
 }
 
 

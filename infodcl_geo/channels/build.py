@@ -8,6 +8,7 @@ from typing import Literal
 from ..data.interactions import Interactions
 from ..errors import OptionError
 from .base import ChannelBuilder
+from .ease import EaseChannel
 from .knowledge import Knowledge, load_knowledge
 from .modal import Modal, load_features
 from .similarity import ItemSimilarity, UserSimilarity
@@ -16,7 +17,10 @@ from .social import Social, load_social
 _NEEDS = {"social": "social", "knowledge": "knowledge", "modal": "features"}
 """Channels that are made from files, and the option that names the file."""
 
-CHANNEL_NAMES: tuple[str, ...] = ("item", "user", *_NEEDS)
+FROM_INTERACTIONS = ("item", "user", "ease")
+"""Channels that need no file."""
+
+CHANNEL_NAMES: tuple[str, ...] = (*FROM_INTERACTIONS, *_NEEDS)
 """The names that ``channels`` may hold."""
 
 
@@ -26,8 +30,9 @@ class ChannelOptions:
 
     Args:
         channels: metadata channels of the models that read them, separated by commas: 'item' (similar items), 'user'
-            (similar users), 'social', 'knowledge', 'modal' (one for each file of features); 'both' is 'item,user'.
-        similar_items: neighbours of each item in the item, knowledge and modal channels.
+            (similar users), 'ease' (items with the strongest item-item weights, whose penalty is 200), 'social',
+            'knowledge', 'modal' (one for each file of features); 'both' is 'item,user'.
+        similar_items: neighbours of each item in the item, ease, knowledge and modal channels.
         social: file of edges between users, for the social channel.
         knowledge: file of triples, for the knowledge channel.
         links: file that says which entity each item is; see :func:`~infodcl_geo.channels.knowledge.load_knowledge`.
@@ -114,6 +119,8 @@ def channel_builders(options: ChannelOptions, data: Interactions) -> list[Channe
             builders.append(ItemSimilarity(options.similar_items))
         elif name == "user":
             builders.append(UserSimilarity())
+        elif name == "ease":
+            builders.append(EaseChannel(options.similar_items))
         elif name == "social":
             builders.append(Social(load_social(options.social or "", data)))
         elif name == "knowledge":

@@ -12,8 +12,10 @@ from ..configuration import TRAINING, Config
 from ..data.options import DataOptions
 from ..errors import OptionError
 from ..evaluation.significance import Test
-from ..experiment import run
+from ..experiment import fit, score
 from ..models import COMPARED, RECIPES, Recipe, find_recipe
+from ..outcome import Run
+from ..preset import can_choose, fit_preset
 from ..settings import read_variants
 from . import parsing
 from .parsing import Parser
@@ -64,21 +66,22 @@ def main(argv: Sequence[str]) -> int:
     kept = TableFile(options.out) if options.out else None
     data = data_options.load()
     failures: list[Failure] = []
+    preset = options.preset == "auto"
+
+    def execute(config: Config) -> Run:
+        train = fit_preset if preset and can_choose(config.recipe) else fit
+        found = train(data, config, ks=ks, device=options.device, progress=options.progress)
+        return score(data, found, ks=ks, mask_validation=options.mask_validation, device=options.device)
+
     entries = compare(
         data,
         plan,
-        lambda config: run(
-            data,
-            config,
-            ks=ks,
-            mask_validation=options.mask_validation,
-            device=options.device,
-            progress=options.progress,
-        ),
+        execute,
         metrics=headline(ks),
         ks=ks,
         mask_validation=options.mask_validation,
         table=kept,
+        more={"preset": "auto"} if preset else {},
         failures=failures,
     )
     significance = len(seeds) > 1 if options.significance is None else options.significance

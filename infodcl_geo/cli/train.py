@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import Namespace
 
@@ -30,6 +32,11 @@ if TYPE_CHECKING:
 DESCRIPTION = (
     "Train a model, choose its epoch on validation, score the test split once. The options and defaults shown are "
     "those of the model that --model names."
+)
+
+PRESET = (
+    "'auto' chooses dim, channels, contrast, reconstruction and item_term on validation (successive halving over short "
+    "trainings), in at most three times the epochs of one training"
 )
 
 
@@ -57,6 +64,7 @@ def add_run(parser: Parser) -> None:
     parser.add("settings", str | None, None, "file that maps models to options, such as tune writes")
     parser.add_list("ks", (10, 20, 50), "cut-offs K of the metrics")
     parser.add("mask_validation", bool, False, "leave validation items out of the test ranking too")
+    parser.add("preset", Literal["none", "auto"], "none", PRESET)
     parser.add("device", str | None, None, "'cpu' or 'cuda'; CUDA where there is one")
     parser.add("threads", int | None, None, "CPU threads")
     parser.add("progress", bool, True, "show progress bars")
@@ -110,6 +118,7 @@ def main(argv: Sequence[str]) -> int:
 
     from ..errors import TrainingError
     from ..experiment import fit, score
+    from ..preset import fit_preset
 
     options, config = parsed(argv)
     data_options = parsing.data_of(options)
@@ -125,7 +134,7 @@ def main(argv: Sequence[str]) -> int:
         checkpoint = CheckpointOptions(out.checkpoints, options.checkpoint_minutes, options.checkpoint_epochs)
     data = data_options.load()
     try:
-        outcome = fit(
+        outcome = (fit_preset if options.preset == "auto" else fit)(
             data,
             config,
             ks=ks,
@@ -203,7 +212,7 @@ class _Folder:
         unfinished = self.checkpoints.is_dir() and bool(checkpoints(self.checkpoints))
         if resume and not unfinished:
             raise OptionError(f"{path}: has no training to go on with; leave --resume out")
-        finished = (self.path / "metrics.json").exists() and not unfinished
+        finished = not unfinished and any((self.path / name).exists() for name in ("metrics.json", "model.json"))
         if overwrite:
             remove_checkpoints(self.checkpoints)
         elif finished:
@@ -216,10 +225,20 @@ class _Folder:
         result = outcome.result
         if not outcome.config.recipe.closed_form and result.best_epoch == 0:
             return False
-        Recommender.from_run(outcome, data, options).save(self.path)
         content = {**outcome.metrics(options), "data": data.name, "generated": data.generated}
         text = json.dumps(json_ready(content), indent=2, allow_nan=False) + "\n"
-        write_atomically(self.path / "metrics.json", text.encode())
+        numbers, aside = self.path / "metrics.json", self.path / ".metrics.json.before"
+        # Numbers never lie beside a model that they are not of; until the new ones do, the model's record has its own.
+        with suppress(FileNotFoundError):
+            os.replace(numbers, aside)
+        try:
+            Recommender.from_run(outcome, data, options).save(self.path)
+        except BaseException:
+            with suppress(OSError):
+                os.replace(aside, numbers)
+            raise
+        write_atomically(numbers, text.encode())
+        aside.unlink(missing_ok=True)
         if not result.interrupted:
             remove_checkpoints(self.checkpoints)
         return True

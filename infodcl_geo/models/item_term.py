@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,12 +42,13 @@ class ItemTerm:
     Args:
         rows: the users' histories (the training interactions).
         weights: B, dense or as a graph, see :data:`~infodcl_geo.graph.item_item.ItemWeights`; where ``rows`` are.
+        l2: the penalty with which they were made, where that is known; for the record.
 
     Raises:
         OptionError: if the weights are not of N items.
     """
 
-    def __init__(self, rows: UserRows, weights: ItemWeights) -> None:
+    def __init__(self, rows: UserRows, weights: ItemWeights, l2: float | None = None) -> None:
         if tuple(weights.shape) != (rows.num_items, rows.num_items):
             raise OptionError(
                 f"an item term of {rows.num_items} items needs weights of as many rows and columns, "
@@ -55,6 +56,7 @@ class ItemTerm:
             )
         self.rows = rows
         self.weights = weights
+        self.l2 = l2
         self._moments: Moments | None = None
 
     @property
@@ -71,7 +73,7 @@ class ItemTerm:
 
     def to(self, device: torch.device | str) -> ItemTerm:
         """The same term on another device."""
-        return ItemTerm(self.rows.to(device), self.weights.to(device))
+        return ItemTerm(self.rows.to(device), self.weights.to(device), self.l2)
 
     def of_histories(self, histories: Sequence[Tensor]) -> ItemTerm:
         """The same term for other users, whose item rows these are (each item counts once); nothing is fitted."""
@@ -131,11 +133,26 @@ class ItemTerm:
 
     @classmethod
     def from_tensors(cls, rows: UserRows, tensors: Mapping[str, Tensor]) -> ItemTerm:
-        """The term of which :meth:`tensors` were kept, for the same or other users."""
+        """The term of which :meth:`tensors` were kept, for the same or other users.
+
+        Raises:
+            OptionError: if they are no weights of N items.
+        """
+        size = rows.num_items
         if "item_term.weights" in tensors:
-            return cls(rows, tensors["item_term.weights"])
-        pointers, columns, values = (tensors[f"item_term.{name}"] for name in ("pointers", "columns", "values"))
-        size = pointers.numel() - 1
+            weights = tensors["item_term.weights"]
+            if not weights.is_floating_point() or tuple(weights.shape) != (size, size):
+                raise OptionError(f"the weights of the item term are no numbers [{size}, {size}]")
+            return cls(rows, weights)
+        pointers, columns, values = (tensors.get(f"item_term.{name}") for name in ("pointers", "columns", "values"))
+        if pointers is None or columns is None or values is None:
+            raise OptionError("the weights of the item term are missing")
+        good = pointers.dtype == columns.dtype == torch.int64 and values.is_floating_point()
+        good &= tuple(pointers.shape) == (size + 1,) and columns.dim() == 1 and columns.shape == values.shape
+        good = good and int(pointers[0]) == 0 and int(pointers[-1]) == columns.numel()
+        good = good and not bool((pointers.diff() < 0).any())
+        if not good or (columns.numel() and not 0 <= int(columns.min()) <= int(columns.max()) < size):
+            raise OptionError(f"the weights of the item term are no graph of {size} items")
         row = torch.repeat_interleave(torch.arange(size, device=pointers.device), pointers.diff())
         return cls(rows, Graph(sparse_matrix(row, columns, values, (size, size))))
 
@@ -253,3 +270,20 @@ class Combination:
 def combined_scorer(base: Scorer, term: ItemTerm, weight: float, num_items: int) -> Scorer:
     """Standardised scores of ``base`` plus ``weight`` times those of ``term``, see :class:`Combination`."""
     return Combination(base, term, num_items).scorer(weight)
+
+
+def restored_scorer(base: Scorer, rows: UserRows, tensors: Mapping[str, Tensor], weight: Any) -> Scorer:
+    """:func:`combined_scorer` of a term of which :meth:`ItemTerm.tensors` were kept, for the users of ``rows``.
+
+    Args:
+        base: for the same users.
+        rows: their histories.
+        tensors: with those of the term among them.
+        weight: of the term, as it was written down.
+
+    Raises:
+        OptionError: if the tensors are no weights of the catalogue, or the weight is no number from zero.
+    """
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+        raise OptionError(f"the weight of the item term is no number from zero: {weight!r}")
+    return combined_scorer(base, ItemTerm.from_tensors(rows, tensors), weight, rows.num_items)

@@ -90,6 +90,10 @@ class EmbeddingOptions(VectorOptions):
         init: initial embeddings: 'normal' (random) or 'pretrained' (vectors of ``pretraining``, scaled). Each brings
             the learning rate and the scale that suit it.
         init_std: standard deviation, or root mean square, of the initial embeddings.
+        item_term: item-item weights whose scores are added to those of the trained embeddings: 'ease', 'slim', or
+            'auto' for the better one on validation (:mod:`~infodcl_geo.models.item_term`).
+        item_term_weight: weight of the term, both scores standardised by user. Chosen on validation where it is
+            missing.
     """
 
     dim: int = 64
@@ -97,6 +101,8 @@ class EmbeddingOptions(VectorOptions):
     l2: float = 0.01
     init: Init = "normal"
     init_std: float = 0.02
+    item_term: Literal["none", "ease", "slim", "auto"] = "none"
+    item_term_weight: float | None = None
 
     def __post_init__(self) -> None:
         check(self, at_least_1=["dim"])
