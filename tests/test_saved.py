@@ -352,7 +352,7 @@ def test_no_mutation_is_believed(diffrec: Recommender, tmp_path: Path) -> None:
     by_hand().save(tmp_path / "b")
     loaded, count = 0, int(os.environ.get("INFODCL_GEO_FUZZ", "5000"))
     for folder in (tmp_path / "a", tmp_path / "b"):
-        files = [path for path in folder.iterdir() if path.suffix in (".json", ".safetensors")]
+        files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
         whole = {path: path.read_bytes() for path in files}
         for _ in range(count // 2):
             path = draw.choice(files)
