@@ -278,11 +278,23 @@ def _load(state: TrainState, tensors: dict[str, Tensor], described: dict[str, An
 
 def _check_shapes(optimizer: torch.optim.Optimizer, loaded: dict[str, Any]) -> None:
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    own = optimizer.state_dict()["param_groups"]
+    kinds = [[{name: _kind(value) for name, value in group.items()} for group in groups]
+             for groups in (own, loaded["param_groups"])]  # fmt: skip
+    if kinds[0] != kinds[1]:
+        raise ValueError("groups")
+    moments = {"exp_avg", "exp_avg_sq"} if isinstance(optimizer, torch.optim.Adam) else set()
     for index, values in loaded["state"].items():
         shape = weights[index].shape
+        if not moments <= set(values):
+            raise ValueError("moments")
         for value in values.values():
             if isinstance(value, Tensor) and value.shape not in ((), shape, shape[:1]):
                 raise ValueError("shape")
+
+
+def _kind(value: object) -> object:
+    return tuple(map(type, value)) if isinstance(value, tuple) else type(value)
 
 
 def _random_states(state: TrainState) -> dict[str, Tensor]:
