@@ -288,6 +288,9 @@ def _check_shapes(optimizer: torch.optim.Optimizer, loaded: dict[str, Any]) -> N
         shape = weights[index].shape
         if not moments <= set(values):
             raise ValueError("moments")
+        for name in moments:  # a smaller tensor, or another type, would be read beyond its end
+            if values[name].shape != shape or values[name].dtype != weights[index].dtype:
+                raise ValueError("moments")
         for value in values.values():
             if isinstance(value, Tensor) and value.shape not in ((), shape, shape[:1]):
                 raise ValueError("shape")
