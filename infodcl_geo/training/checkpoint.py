@@ -288,6 +288,9 @@ def _check_shapes(optimizer: torch.optim.Optimizer, loaded: dict[str, Any]) -> N
         shape = weights[index].shape
         if not moments <= set(values):
             raise ValueError("moments")
+        step = values.get("step")
+        if moments and not (isinstance(step, Tensor) and step.shape == () and step.dtype == torch.float32):
+            raise ValueError("step")
         for name in moments:  # a smaller tensor, or another type, would be read beyond its end
             if values[name].shape != shape or values[name].dtype != weights[index].dtype:
                 raise ValueError("moments")
