@@ -279,17 +279,21 @@ def _load(state: TrainState, tensors: dict[str, Tensor], described: dict[str, An
 def _check_shapes(optimizer: torch.optim.Optimizer, loaded: dict[str, Any]) -> None:
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     own = optimizer.state_dict()["param_groups"]
-    kinds = [[{name: _kind(value) for name, value in group.items()} for group in groups]
-             for groups in (own, loaded["param_groups"])]  # fmt: skip
-    if kinds[0] != kinds[1]:
-        raise ValueError("groups")
+    # The options are those of this run already; of its optimiser nothing but the rate can have changed since.
+    for group, found in zip(own, loaded["param_groups"], strict=True):
+        if type(found["lr"]) is not type(group["lr"]) or {**found, "lr": group["lr"]} != group:
+            raise ValueError("groups")
     moments = {"exp_avg", "exp_avg_sq"} if isinstance(optimizer, torch.optim.Adam) else set()
+    if set(loaded["state"]) - set(range(len(weights))):
+        raise ValueError("state")
     for index, values in loaded["state"].items():
         shape = weights[index].shape
         if not moments <= set(values):
             raise ValueError("moments")
         step = values.get("step")
-        if moments and not (isinstance(step, Tensor) and step.shape == () and step.dtype == torch.float32):
+        if type(optimizer) is torch.optim.Adam and not (
+            isinstance(step, Tensor) and step.shape == () and step.dtype == torch.float32
+        ):
             raise ValueError("step")
         for name in moments:  # a smaller tensor, or another type, would be read beyond its end
             if values[name].shape != shape or values[name].dtype != weights[index].dtype:
@@ -297,10 +301,6 @@ def _check_shapes(optimizer: torch.optim.Optimizer, loaded: dict[str, Any]) -> N
         for value in values.values():
             if isinstance(value, Tensor) and value.shape not in ((), shape, shape[:1]):
                 raise ValueError("shape")
-
-
-def _kind(value: object) -> object:
-    return tuple(map(type, value)) if isinstance(value, tuple) else type(value)
 
 
 def _random_states(state: TrainState) -> dict[str, Tensor]:
