@@ -117,7 +117,7 @@ class Search:
             raise OptionError("a search needs Optuna: pip install 'infodcl-geo[tune]'")
         if not data.valid.size(1):
             raise OptionError(f"{data.name} has no validation split to search on")
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # a failed trial would be a traceback
         self.data, self.device = data, device
         self._vectors: dict[str, PretrainedVectors] = {}
         self._channels: dict[str, list[Channel]] = {}
@@ -193,6 +193,14 @@ class Search:
         spent = sum((t.duration.total_seconds() for t in study.trials if t.duration is not None), 0.0)
         deadline = float("inf") if budget.minutes is None else time.monotonic() + 60 * budget.minutes - spent
         said = False
+
+        def attempt(trial: Any) -> float:
+            try:
+                return self._trial(trial, make, fixed, deadline, "start" in trial.user_attrs)
+            except (FloatingPointError, InfodclGeoError) as error:
+                say(f"{recipe.name}: trial {trial.number} failed: {error}")
+                raise
+
         while True:
             ended = [t for t in study.trials if _ended(t)]
             if len({t.user_attrs.get("start") for t in ended} - {None}) >= first and (
@@ -205,7 +213,7 @@ class Search:
                 say(f"{recipe.name}: the budget is over, but each start gets one finished trial ({first} in all)")
             try:
                 study.optimize(
-                    lambda trial: self._trial(trial, make, fixed, deadline, "start" in trial.user_attrs),
+                    attempt,
                     n_trials=1,
                     catch=(FloatingPointError, InfodclGeoError),
                 )

@@ -278,8 +278,26 @@ def _load(state: TrainState, tensors: dict[str, Tensor], described: dict[str, An
 
 def _check_shapes(optimizer: torch.optim.Optimizer, loaded: dict[str, Any]) -> None:
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    own = optimizer.state_dict()["param_groups"]
+    # The options are those of this run already; of its optimiser nothing but the rate can have changed since.
+    for group, found in zip(own, loaded["param_groups"], strict=True):
+        if type(found["lr"]) is not type(group["lr"]) or {**found, "lr": group["lr"]} != group:
+            raise ValueError("groups")
+    moments = {"exp_avg", "exp_avg_sq"} if isinstance(optimizer, torch.optim.Adam) else set()
+    if set(loaded["state"]) - set(range(len(weights))):
+        raise ValueError("state")
     for index, values in loaded["state"].items():
         shape = weights[index].shape
+        if not moments <= set(values):
+            raise ValueError("moments")
+        step = values.get("step")
+        if type(optimizer) is torch.optim.Adam and not (
+            isinstance(step, Tensor) and step.shape == () and step.dtype == torch.float32
+        ):
+            raise ValueError("step")
+        for name in moments:  # a smaller tensor, or another type, would be read beyond its end
+            if values[name].shape != shape or values[name].dtype != weights[index].dtype:
+                raise ValueError("moments")
         for value in values.values():
             if isinstance(value, Tensor) and value.shape not in ((), shape, shape[:1]):
                 raise ValueError("shape")

@@ -135,7 +135,12 @@ class _Counter:
         if number == self.order["kill_at"]:
             if self.order["torn"] and descriptor is not None:
                 self.quiet = True
-                os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+                import fcntl
+
+                size = os.fstat(descriptor).st_size
+                # What was appended to was flushed before: of that only the last line is under way.
+                appended = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND
+                os.ftruncate(descriptor, max(0, size - 9) if appended else size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
         signal_at = self.order["signal_at"]
         if signal_at is not None and number == signal_at[1]:
