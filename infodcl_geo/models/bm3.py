@@ -127,7 +127,7 @@ recipe = Recipe(
     paper="Zhou et al., BM3, WWW 2023",
     options=BM3Options,
     build=lambda inputs, options: BM3(inputs.graph, *inputs.sizes, inputs.metadata, options=options),
-    training={"lr": 0.001},
+    training={"lr": 0.01},
     search=_search,
     reads_channels=True,
 )
