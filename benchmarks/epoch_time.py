@@ -29,19 +29,21 @@ from tabulate import tabulate
 from torch import Tensor
 
 from infodcl_geo import experiment
+from infodcl_geo.configuration import Config, configure
 from infodcl_geo.data.generated import power_law_graph
 from infodcl_geo.data.interactions import Interactions, load_interactions
-from infodcl_geo.experiment import Config, Init, ModelName, default_config
 from infodcl_geo.graph.graph import WITH_TORCH_SPARSE, csr_parts, normalized_adjacency
 from infodcl_geo.models import Model
 from infodcl_geo.models.base import Batch
+from infodcl_geo.models.options import Init
 from infodcl_geo.models.scoring import Scorer, dot_scorer
-from infodcl_geo.training.loop import TrainOptions, rank, set_up, train, train_epoch
+from infodcl_geo.training.loop import rank, set_up, train, train_epoch
+from infodcl_geo.training.options import TrainOptions
 from infodcl_geo.training.sampling import BatchSampler
 
 TRAINED = ("infodcl", "infodcl-two", "simdiff", "diffcl", "mf", "lightgcn", "simgcl", "xsimgcl")
 # The other start: the model, and what its embeddings start from.
-STARTED: dict[str, tuple[ModelName, Init]] = {
+STARTED: dict[str, tuple[str, Init]] = {
     "mf-pretrained": ("mf", "pretrained"),
     "lightgcn-pretrained": ("lightgcn", "pretrained"),
     "infodcl-random": ("infodcl", "normal"),
@@ -57,16 +59,16 @@ class PyGLightGCN(Model):
         dim, num_layers: of the model.
         adjacency: 'sparse' (a ``SparseTensor``, normalised once so that the layers need not), 'csr' (the same as a
             torch CSR tensor) or 'edge-index' (as in PyG's example; each layer normalises it in each call).
-        penalty: lambda_reg of its BPR loss.
+        l2: lambda_reg of its BPR loss.
     """
 
     def __init__(
-        self, data: Interactions, *, dim: int, num_layers: int, adjacency: str = "sparse", penalty: float = 1e-4
+        self, data: Interactions, *, dim: int, num_layers: int, adjacency: str = "sparse", l2: float = 1e-4
     ) -> None:
         super().__init__()
         from torch_geometric.nn.models import LightGCN
 
-        self.num_users, self.penalty = data.num_users, penalty
+        self.num_users, self.l2 = data.num_users, l2
         once = adjacency != "edge-index"
         self.model = LightGCN(data.num_users + data.num_items, dim, num_layers, normalize=not once)
         self.adjacency: Any
@@ -85,7 +87,7 @@ class PyGLightGCN(Model):
         pairs = torch.stack([batch.users.repeat(2), torch.cat([positives, negatives])])
         positive, negative = self.model(self.adjacency, pairs).chunk(2)
         nodes = torch.cat([batch.users, positives, negatives])
-        return {"bpr": self.model.recommendation_loss(positive, negative, nodes, self.penalty)}
+        return {"bpr": self.model.recommendation_loss(positive, negative, nodes, self.l2)}
 
     @torch.no_grad()
     def scorer(self) -> Scorer:
@@ -145,10 +147,8 @@ class Contestant:
 def config_of(name: str) -> Config:
     """The library's default settings of a contestant."""
     if name == "infodcl-two":
-        return default_config("infodcl").changed(model={"channels": "both"})
-    if name in STARTED:
-        return default_config(*STARTED[name])
-    return default_config(name)  # type: ignore[arg-type]
+        return configure("infodcl", channels="both")
+    return configure(*STARTED.get(name, (name,)))
 
 
 def prepare(name: str, data: Interactions, settings: Settings, config: Config | None = None) -> Contestant:
@@ -163,7 +163,7 @@ def prepare(name: str, data: Interactions, settings: Settings, config: Config | 
         seconds["model"] = time.perf_counter() - start
     else:
         if config is None:
-            config = config_of(name).changed(model={"dim": settings.dim, "num_layers": settings.layers})
+            config = config_of(name).changed(dim=settings.dim, num_layers=settings.layers)
         prepared = experiment.prepare(data, config)
         model, seconds, training = prepared.model, prepared.seconds, config.training
     start = time.perf_counter()
@@ -237,8 +237,7 @@ def time_to_quality(names: list[str], settings: Settings, limits: dict[str, int]
     rows = []
     for name in names:
         config = config_of(name)
-        training = replace(config.training, **limits, batch_size=settings.batch_size, monitor="recall@20")
-        config = replace(config, training=training)
+        config = config.changed(**limits, batch_size=settings.batch_size, monitor="recall@20")
         start = time.perf_counter()
         model = prepare(name, data, settings, config).model
         once = time.perf_counter() - start

@@ -33,11 +33,13 @@ from pathlib import Path
 
 import torch
 
+from infodcl_geo.configuration import configure
 from infodcl_geo.data.generated import power_law_graph
 from infodcl_geo.evaluation.ranking import evaluate
-from infodcl_geo.experiment import default_config, prepare
+from infodcl_geo.experiment import prepare
 from infodcl_geo.training.loop import make_optimizer, set_up, train_epoch
 from infodcl_geo.training.optim import LazyAdam
+from infodcl_geo.training.sampling import Batch
 
 USERS, ITEMS, INTERACTIONS = 32_886, 52_974, 337_837
 
@@ -65,6 +67,16 @@ class Row:
     bytes_per_node: float
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Batches that stand for an epoch, as the training loop asks a sampler for one."""
+
+    batches: list[Batch]
+
+    def draw(self) -> list[Batch]:
+        return self.batches
+
+
 class Stopwatch:
     """Processor seconds since the last time it was asked."""
 
@@ -83,7 +95,7 @@ def measure(scale: float, name: str, steps: int, sample: int) -> Row:
     data = power_law_graph(round(USERS * scale), round(ITEMS * scale), round(INTERACTIONS * scale))
     generate = watch()
 
-    config = default_config(name)  # type: ignore[arg-type]
+    config = configure(name)
     model = prepare(data, config).model
     sampler, optimizer = set_up(model, data, config.training)
     preparation = watch()
@@ -92,12 +104,12 @@ def measure(scale: float, name: str, steps: int, sample: int) -> Row:
     first = next(batches)
     sampling = watch()
     chosen = [first, *itertools.islice(batches, (len(sampler) if scale <= 1 else min(steps, len(sampler))) - 1)]
-    train_epoch(model, chosen[:3], optimizer, sampler.generator)  # type: ignore[arg-type]  # warm: memory and code
+    train_epoch(model, Drawn(chosen[:3]), optimizer, sampler.generator)  # type: ignore[arg-type]  # warm: memory and code
     watch()
     if isinstance(optimizer, LazyAdam):
         optimizer.flush()
     flush = watch()
-    train_epoch(model, chosen, optimizer, sampler.generator)  # type: ignore[arg-type]
+    train_epoch(model, Drawn(chosen), optimizer, sampler.generator)  # type: ignore[arg-type]
     per_step = (watch() - flush) / len(chosen)
     interactions = sampler.interactions.size(1)
     per_interaction = (sampling + per_step * len(sampler) + flush) / interactions

@@ -8,38 +8,48 @@ training split and on training and validation together, looks at the test split 
 each protocol would have reported. It is for comparing with such numbers and for nothing else: nothing in the library
 reads it.
 
-Options that are not listed below are those of ``infodcl-geo train`` and hold for all models.
+Options that are not listed below are those of ``infodcl-geo train``, of the data as well, and hold for all models. Runs
+already in the CSV are not repeated, as long as their data and their settings stay the same.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from statistics import fmean
 
-import pandas as pd
 import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
-from infodcl_geo.cli import config_of
-from infodcl_geo.data.interactions import Interactions, load_interactions
-from infodcl_geo.experiment import Config, prepare
+from infodcl_geo import Config, InfodclGeoError, Interactions
+from infodcl_geo.cli.parsing import data_of
+from infodcl_geo.cli.train import parsed
+from infodcl_geo.comparison import Entry, TableFile, describe, entry_with
+from infodcl_geo.experiment import prepare
+from infodcl_geo.models import find_recipe
 from infodcl_geo.training.callbacks import OnValidation
 from infodcl_geo.training.loop import rank, train
 
 METRICS = ("recall@20", "ndcg@20")
+PROTOCOLS = (
+    "epoch by validation",
+    "epoch by test",
+    "epoch by test, validation masked",
+    "epoch by test, trained on validation too",
+)
+COLUMNS = [f"{protocol}, {metric}" for metric in METRICS for protocol in PROTOCOLS]
 
 
-def history(data: Interactions, config: Config) -> pd.DataFrame:
+def history(data: Interactions, config: Config) -> list[dict[str, float]]:
     """Validation metrics, test metrics, and test metrics without validation items, at each validated epoch."""
     model = prepare(data, config).model
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, float]] = []
 
     def look(epoch: int, validation: dict[str, float]) -> None:
-        row: dict[str, Any] = {"epoch": epoch}
+        row: dict[str, float] = {"epoch": epoch}
         scorer = model.scorer()
         masked = rank(data, scorer, "test", ks=(20,), mask_validation=True).mean()
         test = rank(data, scorer, "test", ks=(20,)).mean()
@@ -49,7 +59,7 @@ def history(data: Interactions, config: Config) -> pd.DataFrame:
         rows.append(row)
 
     train(model, data, config.training, ks=(20,), progress=False, callbacks=[OnValidation(look)])
-    return pd.DataFrame(rows)
+    return rows
 
 
 def merged(data: Interactions) -> Interactions:
@@ -72,45 +82,55 @@ def best_with_validation(data: Interactions, config: Config) -> dict[str, float]
 def protocols(data: Interactions, config: Config) -> dict[str, float]:
     """What each protocol reports of one model and seed."""
     epochs, together = history(data, config), best_with_validation(data, config)
-    chosen = epochs.loc[epochs["valid ndcg@20"].idxmax()]
+    chosen = max(epochs, key=lambda epoch: epoch["valid ndcg@20"])
     found = {}
     for metric in METRICS:
         found[f"epoch by validation, {metric}"] = chosen[f"test {metric}"]
-        found[f"epoch by test, {metric}"] = epochs[f"test {metric}"].max()
-        found[f"epoch by test, validation masked, {metric}"] = epochs[f"masked {metric}"].max()
+        found[f"epoch by test, {metric}"] = max(epoch[f"test {metric}"] for epoch in epochs)
+        found[f"epoch by test, validation masked, {metric}"] = max(epoch[f"masked {metric}"] for epoch in epochs)
         found[f"epoch by test, trained on validation too, {metric}"] = together[metric]
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="data set with all three splits")
+def study(options: argparse.Namespace, words: list[str]) -> tuple[list[Entry], str]:
+    """All runs, the missing ones executed, and the name of the data."""
+    table = TableFile(options.out)
+    plan = [
+        parsed([*words, f"--seed={seed}"], find_recipe(model)) for model in options.models for seed in options.seeds
+    ]
+    data = data_of(plan[0][0]).load()
+    entries = []
+    for _, config in tqdm(plan, disable=not sys.stderr.isatty()):
+        settings = describe(data, config, (20,), False, study="selection")
+        entry = table.find(settings, (), config.name)
+        if entry is None:
+            entry = entry_with(protocols(data, config), config, data, settings)
+            table.add(entry)
+        entries.append(entry)
+    return entries, data.name
+
+
+def main(argv: Sequence[str] | None = None) -> int | str:
+    """0, or what went wrong."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--models", nargs="+", default=["lightgcn", "simdiff", "infodcl"], metavar="MODEL")
-    parser.add_argument("--settings", help="YAML of the models' options, as tune.py writes it")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", required=True, type=Path, help="CSV of all runs; runs in it are not repeated")
-    options, fixed = parser.parse_known_args()
-    data = load_interactions(options.data)
-    rows: list[dict[Any, Any]] = pd.read_csv(options.out).to_dict("records") if options.out.exists() else []
-    jobs = [(model, seed) for model in options.models for seed in options.seeds]
-    for model, seed in tqdm(jobs, disable=not sys.stderr.isatty()):
-        key = {"data": data.name, "model": model, "seed": seed}
-        if any(all(row[name] == value for name, value in key.items()) for row in rows):
-            continue
-        config = config_of(model, ["train", *fixed, f"--seed={seed}"], options.settings)
-        rows.append({**key, **protocols(data, config)})
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame(rows).to_csv(options.out, index=False)
-    table = pd.DataFrame(rows)
-    table = table[(table["data"] == data.name) & table["seed"].isin(options.seeds)]
-    headers = [name for name in table.columns if name not in ("data", "model", "seed")]
+    parser.add_argument("--out", required=True, help="CSV of all runs; runs in it are not repeated")
+    options, words = parser.parse_known_args(argv)
+    try:
+        entries, name = study(options, words)
+    except InfodclGeoError as error:
+        return str(error)
     lines = []
-    for model in options.models:
-        group = table[table["model"] == model]
-        lines.append([model, *(f"{group[name].mean():.4f}" for name in headers)])
-    print(tabulate(lines, headers=["model", *headers], tablefmt="github", disable_numparse=True))
-    print(f"\n{data.name}: mean of {len(options.seeds)} seeds")
+    for model in dict.fromkeys(entry.label for entry in entries):
+        rows = [entry.row for entry in entries if entry.label == model]
+        lines.append([model, *(f"{fmean(row[column] for row in rows):.4f}" for column in COLUMNS)])
+    print(tabulate(lines, headers=["model", *COLUMNS], tablefmt="github", disable_numparse=True))
+    print(f"\n{name}: mean of {len(options.seeds)} seeds")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

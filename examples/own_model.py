@@ -21,7 +21,11 @@ from infodcl_geo.models.options import EmbeddingOptions
 
 @dataclass(frozen=True)
 class SoftmaxOptions(EmbeddingOptions):
-    """Args: temperature: of the softmax over the batch's items."""
+    """Options of the softmax.
+
+    Args:
+        temperature: of the softmax over the batch's items.
+    """
 
     temperature: float = 0.2
 

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -17,9 +18,9 @@ import numpy.typing as npt
 
 from .configuration import Config
 from .data.interactions import Interactions
-from .errors import InfodclGeoError
+from .errors import FileError, InfodclGeoError
 from .evaluation.significance import Test, best_baseline, differences
-from .files import locked, make_folder, write_atomically
+from .files import locked, make_folder, read_file, write_atomically
 from .outcome import Run
 
 Values = npt.NDArray[np.float64]
@@ -107,23 +108,46 @@ def entry_of(run: Run, data: Interactions, settings: str, metrics: Sequence[str]
     """
     if run.ranking is None:
         raise ValueError("the run has no test metrics of the users")
-    label = label or run.config.name
-    row = {
-        "data": data.name,
-        "model": run.config.name,
-        "label": label,
-        "seed": run.config.training.seed,
+    numbers = {
         "best_epoch": run.result.best_epoch,
         "seconds_per_epoch": run.result.seconds_per_epoch,
         "epochs_run": len(run.result.epoch_seconds),
         "preparation_seconds": sum(run.preparation_seconds.values()),
         **{f"valid {name}": value for name, value in run.result.validation.items()},
         **{f"test {name}": value for name, value in run.test.items()},
+    }
+    per_user = {name: run.ranking.per_user[name].cpu().numpy() for name in metrics}
+    return entry_with(numbers, run.config, data, settings, per_user, label)
+
+
+def entry_with(
+    numbers: Mapping[str, Any],
+    config: Config,
+    data: Interactions,
+    settings: str,
+    per_user: Mapping[str, Values] = MappingProxyType({}),
+    label: str | None = None,
+) -> Entry:
+    """An entry of numbers of any kind, for studies that measure something of their own.
+
+    Args:
+        numbers: columns of the table by name.
+        config: what was run.
+        settings: see :func:`describe`.
+        per_user: metrics of each user by name.
+        label: what the table calls it; the model's name by default.
+    """
+    label = label or config.name
+    row = {
+        "data": data.name,
+        "model": config.name,
+        "label": label,
+        "seed": config.training.seed,
+        **numbers,
         "key": _key(settings),
         "settings": settings,
     }
-    per_user = {name: run.ranking.per_user[name].cpu().numpy() for name in metrics}
-    return Entry(row, per_user, label, run.config.recipe.studied)
+    return Entry(row, dict(per_user), label, config.recipe.studied)
 
 
 def _key(settings: str) -> str:
@@ -155,15 +179,19 @@ class TableFile:
             raise TableError(f"{self.path}: the table is a CSV, the .npz lies beside it: give another ending")
         if self.path.is_dir():
             raise TableError(f"{self.path}: is a folder; give a file for the table")
+        if self.path.exists() and not self.path.is_file():
+            raise TableError(f"{self.path}: is no regular file; give another for the table")
 
     def rows(self) -> list[dict[str, str]]:
         """The rows of the CSV as it is now, every cell as text; empty if there is none."""
         try:
-            text = self.path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return []
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_file(self.path).decode() if self.path.exists() else ""
+        except FileError as error:
+            raise TableError(str(error)) from error
+        except UnicodeDecodeError as error:
             raise TableError(f"{self.path}: no table of runs ({' '.join(str(error).split())})") from error
+        if not text:
+            return []
         if "\0" in text:
             raise TableError(f"{self.path}: no table of runs (it has a NUL)")
         try:
@@ -229,7 +257,8 @@ class TableFile:
         if not self.arrays.exists():
             return {}
         try:
-            with np.load(self.arrays, allow_pickle=False) as file:
+            # Opened here, as numpy leaves a file open that it cannot read.
+            with self.arrays.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files if wanted(name)}
         except Exception as error:  # whatever numpy and zlib meet in damaged bytes
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -283,6 +312,9 @@ def compare(
                 failures.append(Failure(one.label, one.config.training.seed, str(error)))
                 say(f"{one.label}, seed {one.config.training.seed}, failed: {error}")
                 continue
+            if run.result.interrupted:
+                # Its numbers are those of a shorter training: they are no result.
+                raise KeyboardInterrupt
             entry = entry_of(run, data, settings, metrics, one.label)
             if table is not None:
                 table.add(entry)

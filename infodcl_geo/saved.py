@@ -348,6 +348,21 @@ def _validate_tables(state: Mapping[str, Tensor], sizes: tuple[int, int], requir
         good = good and table.dtype in _FLOATS
         shape = " x ".join(map(str, table.shape))
         require(good, f"{name} are {shape} of {str(table.dtype).rpartition('.')[2]}, for {size} rows")
+    for name, pointers in state.items():
+        if name.endswith("pointers"):
+            _validate_sparse(state, name.removesuffix("pointers"), pointers, sizes[1], require)
     if {"users", "items"} <= set(state):
         widths = state["users"].size(1), state["items"].size(1)
         require(widths[0] == widths[1], f"users have {widths[0]} dimensions and items {widths[1]}")
+
+
+def _validate_sparse(state: Mapping[str, Tensor], prefix: str, pointers: Tensor, size: int, require: Any) -> None:
+    """A matrix of items in compressed rows: a row or column outside would be read from memory of others."""
+    empty = torch.empty(0)
+    columns, values = state.get(f"{prefix}columns", empty), state.get(f"{prefix}values", empty)
+    good = pointers.dtype == columns.dtype == torch.int64 and values.dtype in (torch.float32, torch.float64)
+    good = good and pointers.dim() == columns.dim() == values.dim() == 1 and pointers.numel() == size + 1
+    require(good and columns.numel() == values.numel(), f"{prefix}pointers, columns and values are no rows of items")
+    inside = int(pointers[0]) == 0 and int(pointers[-1]) == columns.numel() and bool((pointers.diff() >= 0).all())
+    inside = inside and bool(((columns >= 0) & (columns < size)).all())
+    require(inside, f"{prefix}pointers and columns point outside of {size} items")

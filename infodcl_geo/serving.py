@@ -19,6 +19,8 @@ from .errors import OptionError
 from .evaluation.ranking import HiddenRows, rank_items
 from .models.scoring import ExactScorer, Scorer, UserRows, dot_scorer, with_popular_fallback
 
+_CHUNK = 64
+"""Users scored together: their scores stay in the cache."""
 _HIDDEN = 1 << 22
 """Pairs of a user and an item hidden from everybody that are listed at a time."""
 
@@ -170,7 +172,7 @@ def _top(
     hidden: Tensor | None,
     name: str,
 ) -> tuple[Tensor, Tensor]:
-    chunk = 512
+    chunk = _CHUNK
     if hidden is not None and hidden.numel():
         chunk = max(1, min(chunk, _HIDDEN // hidden.numel()))
         seen = _HiddenFromAll(seen, hidden)

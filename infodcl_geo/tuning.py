@@ -181,9 +181,11 @@ class Search:
             pruner=optuna.pruners.MedianPruner(n_startup_trials=8, n_warmup_steps=50),
         )
         starts = self.starts(make, fixed, begin)
-        if not study.trials:
-            for start in starts:
-                study.enqueue_trial(start)
+        # A start whose trial a killed process left unfinished, or never asked for, is asked for again.
+        asked = {t.user_attrs.get("start") for t in study.trials if _ended(t) or t.state.name == "WAITING"}
+        for number, start in enumerate(starts):
+            if number not in asked:
+                study.enqueue_trial(start, user_attrs={"start": number})
         trials = budget.trials
         if recipe.closed_form:
             trials = min(trials or MOST_TRIALS_OF_A_CLOSED_FORM, MOST_TRIALS_OF_A_CLOSED_FORM)
@@ -192,19 +194,23 @@ class Search:
         deadline = float("inf") if budget.minutes is None else time.monotonic() + 60 * budget.minutes - spent
         said = False
         while True:
-            ended = [t for t in study.trials if t.state.is_finished()]
-            # A trial that was cut off by a kill is still waiting to be asked again.
-            if len(ended) >= first and (time.monotonic() > deadline or (trials is not None and len(ended) >= trials)):
+            ended = [t for t in study.trials if _ended(t)]
+            if len({t.user_attrs.get("start") for t in ended} - {None}) >= first and (
+                time.monotonic() > deadline or (trials is not None and len(ended) >= trials)
+            ):
                 break
             over = time.monotonic() > deadline or (trials is not None and len(ended) >= trials)
             if over and not said:
                 said = True
                 say(f"{recipe.name}: the budget is over, but each start gets one finished trial ({first} in all)")
-            study.optimize(
-                lambda trial: self._trial(trial, make, fixed, deadline, trial.number < first),
-                n_trials=1,
-                catch=(FloatingPointError, InfodclGeoError),
-            )
+            try:
+                study.optimize(
+                    lambda trial: self._trial(trial, make, fixed, deadline, "start" in trial.user_attrs),
+                    n_trials=1,
+                    catch=(FloatingPointError, InfodclGeoError),
+                )
+            except AssertionError as error:  # what Optuna makes of a storage that cannot be written
+                raise _storage_error(error) from None
         return study
 
     def starts(
@@ -266,9 +272,25 @@ class Search:
             progress=False,
             callbacks=[OnValidation(report)],
         )
+        if outcome.result.interrupted:
+            trial.set_user_attr("interrupted", True)
+            raise KeyboardInterrupt
         trial.set_user_attr("validation", outcome.result.validation)
         trial.set_user_attr("best_epoch", outcome.result.best_epoch)
         return quality(outcome.result.validation)
+
+
+def _storage_error(error: BaseException) -> BaseException:
+    """The error of the operating system that another came of, or else that other."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__context__
+    return cause or error
+
+
+def _ended(trial: Any) -> bool:
+    """Whether a trial came to its own end."""
+    return trial.state.is_finished() and not trial.user_attrs.get("interrupted", False)
 
 
 def trial_rows(study: Any) -> list[dict[str, Any]]:

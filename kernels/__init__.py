@@ -1,7 +1,22 @@
-"""Fused operations: one op a file, with its Triton kernels, CPU twin and autograd function."""
+"""Fused operations: one op a file, its Triton kernels, CPU twin and reference each in a file beside it."""
 
+from .bpr import BprEpoch, RowAdamOptions, RowAdamTable, flush_rows
 from .infonce import InfoNCEOptions, infonce, logsumexp_similarity
 from .psnet import PSNetWeights, psnet, psnet_diffuse
 from .svd import batched_svd
+from .topk import top_k
 
-__all__ = ["InfoNCEOptions", "PSNetWeights", "batched_svd", "infonce", "logsumexp_similarity", "psnet", "psnet_diffuse"]
+__all__ = [
+    "BprEpoch",
+    "InfoNCEOptions",
+    "PSNetWeights",
+    "RowAdamOptions",
+    "RowAdamTable",
+    "batched_svd",
+    "flush_rows",
+    "infonce",
+    "logsumexp_similarity",
+    "psnet",
+    "psnet_diffuse",
+    "top_k",
+]

@@ -127,12 +127,15 @@ def _difference(user, positive, negative):
 
 
 @numba.njit(**_OPTIONS)
-def _add_gradients(slope, user, positive, negative, to_user, to_positive, to_negative):
-    for j in range(len(user)):
-        towards = slope * user[j]
-        to_user[j] += slope * (negative[j] - positive[j])
-        to_positive[j] -= towards
-        to_negative[j] += towards
+def _add_difference(slope, positive, negative, target):
+    for j in range(len(target)):
+        target[j] += slope * (negative[j] - positive[j])
+
+
+@numba.njit(**_OPTIONS)
+def _add(slope, user, target):
+    for j in range(len(target)):
+        target[j] += slope * user[j]
 
 
 @numba.njit(**_OPTIONS)
@@ -188,11 +191,10 @@ def _steps(
             e = math.exp(-abs(x))
             loss += max(x, 0.0) + math.log1p(e)
             slope = bpr_weight / size * ((1.0 if x >= 0 else e) / (1.0 + e))
-            at_user, at_positive, at_negative = user_slots[u, 1], item_slots[p, 1], item_slots[n, 1]
-            _add_gradients(
-                real(slope), user_weight[u], item_weight[p], item_weight[n],
-                gradients[at_user], gradients[at_positive], gradients[at_negative],
-            )  # fmt: skip
+            # One target at a time: with more, LLVM gives up telling whether they overlap, and vectors with it.
+            _add_difference(real(slope), item_weight[p], item_weight[n], gradients[user_slots[u, 1]])
+            _add(real(-slope), user_weight[u], gradients[item_slots[p, 1]])
+            _add(real(slope), user_weight[u], gradients[item_slots[n, 1]])
         terms[0] += bpr_weight * loss / size
         rate, lengths = real(lr / (1 - first[step])), 0.0
         for k in range(used):

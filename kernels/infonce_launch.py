@@ -37,12 +37,13 @@ def block_d(d: int) -> int:
     return max(64, triton.next_power_of_2(d))
 
 
-def forward_tiling(element_size: int, width: int, arch: int) -> Tiling:
+def forward_tiling(element_size: int, width: int, arch: int, want_x: bool = True) -> Tiling:
     """Tile of ``forward_kernel``: rows of ``width`` elements of ``element_size`` bytes, ``arch`` as :func:`arch_of`.
 
     None spills a register with every optional argument present (tests/test_infonce_triton.py). In float32 what counts
     is how many instructions split operands into TensorFloat-32: with 64 rows and four warps on Hopper every operand of
-    its asynchronous products is split by one warp alone.
+    its asynchronous products is split by one warp alone. In half types a warp group takes 64 rows, as two that share
+    them are made to wait for each other (Triton 3.6).
     """
     if arch == 0:
         return _hip_tiling(element_size * width)
@@ -50,12 +51,13 @@ def forward_tiling(element_size: int, width: int, arch: int) -> Tiling:
         if width > 128:
             return Tiling(32, 16, 8, 1)
         if width > 64:
-            return Tiling(32, 32, 8, 1)
+            # Without the sum for the gradient the compiler keeps both operands in registers.
+            return Tiling(32, 32, 8, 1) if want_x else Tiling(16, 32, 4, 1)
         return Tiling(32, 64, 4, 2) if arch < 90 else Tiling(64, 32, 4, 2, programs=3 if arch < 100 else 2)
     if width > 128:
         return Tiling(64, 64, 8, 2)
     if width > 64:
-        return Tiling(128, 64, 8, 2)
+        return Tiling(64, 64, 4, 2, programs=3) if 90 <= arch < 100 else Tiling(128, 64, 8, 2)
     return Tiling(64, 64, 4, 3, programs=4) if arch < 90 else Tiling(128, 64, 8, 3)
 
 
@@ -70,7 +72,7 @@ def candidate_tiling(element_size: int, width: int, arch: int) -> Tiling:
     if width > 128:
         return Tiling(32, 64, 8, 2)
     if width > 64:
-        return Tiling(64, 64, 8, 2)
+        return Tiling(64, 64, 4, 2, programs=3) if 90 <= arch < 100 else Tiling(64, 64, 8, 2)
     return Tiling(64, 64, 4, 3, programs=3) if arch < 90 else Tiling(64, 128, 8, 3)
 
 
@@ -133,9 +135,9 @@ class TritonTiles:
         # The type of the products' operands; sums, norms and results keep the inputs' precision.
         self.operand = torch.bfloat16 if bfloat16 and x.dtype == torch.float32 else x.dtype
         self.precision = precision(self.operand, self.width, bool(allow_tf32), arch)
-        self.forward_tiling = forward_tiling(self.operand.itemsize, self.width, arch)
+        self.forward_tilings = [forward_tiling(self.operand.itemsize, self.width, arch, want) for want in (False, True)]
         if any(tilings[:4]):
-            self.forward_tiling = Tiling(*tilings[:4])
+            self.forward_tilings = [Tiling(*tilings[:4])] * 2
         self.candidate_tiling = candidate_tiling(self.operand.itemsize, self.width, arch)
         if any(tilings[4:]):
             self.candidate_tiling = Tiling(*tilings[4:])
@@ -203,7 +205,7 @@ class TritonTiles:
         grad_x = x.new_empty((self.anchors, self.d) if want_x else (0,), dtype=torch.float32)
         if self.anchors == 0:
             return loss, lse, grad_x, nothing
-        tiling = self.forward_tiling
+        tiling = self.forward_tilings[want_x]
         x_unit, x_inverse = self._unit(x, self.logit_scale if self.normalize else 1.0, tiling.block_b)
         y_unit, _ = self._unit(self.y, 1.0, tiling.block_n)
         tiles = x_unit.size(0) // tiling.block_b

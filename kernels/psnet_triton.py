@@ -308,7 +308,7 @@ def configuration(d: int) -> dict[str, int]:
         "BM": 16,
         "HC": 32,
         # Masks of rows that fill no tile cost registers, which shorter slices give back.
-        "K": 16 if dp > 64 or d % 16 else 32,
+        "K": 16 if dp > 64 or (dp == 64 and d < dp) else 32,
         "num_warps": 8 if dp > 64 else 4,
         "num_stages": 1,
     }

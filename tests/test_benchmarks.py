@@ -28,32 +28,29 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def call(script: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, f"benchmarks/{script}.py", *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
 def test_epoch_time(folder: Path, tmp_path: Path) -> None:
     names = ["infodcl", "infodcl-two", "mf", "lightgcn", "simgcl", "pyg-lightgcn", "pyg-lightgcn-edge-index"]
-    command = ["benchmarks/epoch_time.py", "--data", str(folder), "--models", ",".join(names), "--no-memory"]
-    command += [
-        "--rounds",
-        "2",
-        "--threads",
-        "1",
-        "--dim",
-        "16",
-        "--batch-size",
-        "256",
-        "--out",
-        str(tmp_path / "t.csv"),
-    ]
-    command += ["--quality", str(tmp_path / "q.csv"), "--quality-models", "infodcl,lightgcn", "--epochs", "4"]
-    command += ["--eval-every", "2", "--figure", str(tmp_path / "f.png")]
-    subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True, text=True)
-    times = pd.read_csv(tmp_path / "t.csv")
-    assert times["model"].tolist() == names
+    words = ["--data", folder, "--models", ",".join(names), "--no-memory", "--rounds", "2", "--threads", "1"]
+    words += ["--dim", "16", "--batch-size", "256", "--out", tmp_path / "t.csv"]
+    words += ["--quality", tmp_path / "q.csv", "--quality-models", "infodcl,lightgcn", "--epochs", "4"]
+    done = call("epoch_time", *words, "--eval-every", "2", "--figure", tmp_path / "f.png")
+    assert done.returncode == 0, done.stderr
+    times = pd.read_csv(tmp_path / "t.csv").set_index("model")
+    assert times.index.tolist() == names
+    # How long anything took is up to the machine; that it was measured and with what is not.
     assert (times["seconds_per_epoch"] > 0).all()
-    assert (times["fastest_epoch"] <= times["seconds_per_epoch"]).all()
-    assert (times["train"] > 0).all()
-    reference = times.set_index("model")["ratio_to_pyg_lightgcn"]
-    assert reference[["pyg-lightgcn", "pyg-lightgcn-edge-index"]].min() == pytest.approx(1)
-    assert times.set_index("model").loc["infodcl", "once_pretraining_seconds"] > 0
+    assert (times["ratio_to_pyg_lightgcn"] > 0).all()
+    assert times["train"].eq(times["train"].iloc[0]).all()
+    assert times["steps"].eq(-(-times["train"].iloc[0] // 256)).all()
+    assert (
+        times["steps_measured"].drop(["pyg-lightgcn", "pyg-lightgcn-edge-index"]).eq(2 * times["steps"].iloc[0]).all()
+    )
+    assert times.loc["infodcl", "once_pretraining_seconds"] > 0
     quality = pd.read_csv(tmp_path / "q.csv")
     assert quality.groupby("model")["epoch"].apply(list).to_dict() == {"infodcl": [2, 4], "lightgcn": [2, 4]}
     assert quality.groupby("model")["best"].sum().eq(1).all()
@@ -64,49 +61,82 @@ def test_epoch_time(folder: Path, tmp_path: Path) -> None:
 
 
 def test_unknown_model_is_refused(folder: Path, tmp_path: Path) -> None:
-    command = [
-        "benchmarks/epoch_time.py",
-        "--data",
-        str(folder),
-        "--models",
-        "nothing",
-        "--out",
-        str(tmp_path / "t.csv"),
-    ]
-    answer = subprocess.run([sys.executable, *command], cwd=ROOT, check=False, capture_output=True, text=True)
+    answer = call("epoch_time", "--data", folder, "--models", "nothing", "--out", tmp_path / "t.csv")
     assert answer.returncode == 2
     assert "unknown models nothing" in answer.stderr
 
 
-def test_channels_are_compared_and_runs_kept(tmp_path: Path) -> None:
-    out = tmp_path / "channels.csv"
-    command = [sys.executable, "benchmarks/channels.py", "--data", "demo", "--social", "planted", "--epochs", "1"]
-    command += ["--seeds", "0", "--variants", "no channel", "similarity and noise", "--out", str(out)]
-    command += ["--infodcl.channel_weights", "learned"]
-    for _ in range(2):
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert "similarity and noise" in done.stdout
-    # The second time nothing was left to train.
-    assert "best_epoch" not in done.stderr
-    rows = pd.read_csv(out).set_index("variant")
+def test_growth(tmp_path: Path) -> None:
+    done = call("growth", "--out", tmp_path / "g.csv", "--scales", "0.02", "--sample", "50", "--models", "infodcl")
+    assert done.returncode == 0, done.stderr
+    (row,) = pd.read_csv(tmp_path / "g.csv").to_dict("records")
+    assert (row["model"], row["users"], row["items"]) == ("infodcl", 658, 1059)
+    assert row["seconds_per_step"] > 0
+    assert row["steps"] == row["steps_per_epoch"]
+
+
+def test_channels_are_compared_and_runs_kept(
+    tmp_path: Path, script: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, study = tmp_path / "channels.csv", script("channels").main
+    words = ["--data", "demo", "--social", "planted", "--epochs", "1", "--seeds", "0", "--out", str(out)]
+    words += ["--variants", "no channel", "similarity and noise"]
+    learned = [*words, "--channel_weights", "learned"]
+    assert study(learned) == 0
+    printed = capsys.readouterr()
+    assert "| similarity and noise" in printed.out
+    assert printed.err.count("best_epoch") == 2
+    rows = pd.read_csv(out).set_index("label")
+    assert rows["model"].to_dict() == {"no channel": "mf", "similarity and noise": "infodcl"}
     assert rows.loc["similarity and noise", "weight user"] > 1
     assert rows.loc["similarity and noise", "weight social"] < 1
+    # The second time nothing is left to train.
+    assert study(learned) == 0
+    again = capsys.readouterr()
+    assert again.out == printed.out
+    assert "best_epoch" not in again.err
+    # Other settings are another run, but for the model that does not have them, and so is other metadata.
+    assert study(words) == 0
+    assert study([*learned, "--similarity", "item"]) == 0
+    assert pd.read_csv(out)["label"].tolist() == ["no channel", *["similarity and noise"] * 3]
 
 
-def test_choosing_the_epoch_on_test_is_never_worse(folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "selection.csv"
-    command = [sys.executable, "benchmarks/selection.py", "--data", str(folder), "--models", "mf", "infodcl"]
-    command += ["--seeds", "0", "--out", str(out), "--epochs", "6", "--eval_every", "2", "--dim", "8"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_choosing_the_epoch_on_test_is_never_worse(
+    folder: Path, tmp_path: Path, script: Callable[[str], ModuleType], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, study = tmp_path / "selection.csv", script("selection").main
+    words = ["--data", str(folder), "--seeds", "0", "--out", str(out), "--epochs", "6", "--eval_every", "2"]
+    assert study([*words, "--models", "mf", "infodcl", "--dim", "8"]) == 0
+    capsys.readouterr()
     rows = pd.read_csv(out)
-    assert len(rows) == 2
+    assert rows["model"].tolist() == ["mf", "infodcl"]
     for metric in ("recall@20", "ndcg@20"):
         assert (rows[f"epoch by test, {metric}"] >= rows[f"epoch by validation, {metric}"]).all()
         masked = rows[f"epoch by test, validation masked, {metric}"]
         assert (masked >= rows[f"epoch by test, {metric}"]).all()
         assert rows[f"epoch by test, trained on validation too, {metric}"].between(0, 1).all()
+    # The same command finds its rows; another size of the embeddings does not.
+    assert study([*words, "--models", "mf", "--dim", "8"]) == 0
+    assert f"| mf      | {rows['epoch by validation, recall@20'].iloc[0]:.4f}" in capsys.readouterr().out
+    assert len(pd.read_csv(out)) == 2
+    assert study([*words, "--models", "mf", "--dim", "9"]) == 0
+    assert len(pd.read_csv(out)) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("selection", ["--data", "no/such/folder", "--models", "mf", "--seeds", "0"], "no/such/folder"),
+        ("selection", ["--models", "nothing"], "there is no model 'nothing'"),
+        ("channels", ["--data", "no/such/folder", "--social", "x.tsv"], "no/such/folder"),
+    ],
+)
+def test_errors_are_one_line(
+    name: str, words: list[str], message: str, tmp_path: Path, script: Callable[[str], ModuleType]
+) -> None:
+    answer = script(name).main([*words, "--out", str(tmp_path / "t.csv")])
+    assert message in answer
+    assert "\n" not in answer
 
 
 def test_merged_data_train_on_validation_and_choose_on_test(folder: Path, script: Callable[[str], ModuleType]) -> None:

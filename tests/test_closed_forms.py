@@ -12,6 +12,7 @@ from infodcl_geo.experiment import run
 from infodcl_geo.graph.graph import Graph, interaction_graph, to_scipy
 from infodcl_geo.models import ials, slim
 from infodcl_geo.models.ials import IALSOptions, solve_side
+from infodcl_geo.models.scoring import UserRows
 from infodcl_geo.models.slim import SLIMOptions, nonnegative_elastic_net, slim_weights
 from infodcl_geo.models.turbocf import TurboCFOptions, item_graph, turbocf_scorer
 
@@ -94,7 +95,7 @@ def test_turbocf_against_dense_matrices(kind: str, alpha: float, power: float) -
     p = (normal.T @ normal) ** power
     both = {"linear": p, "second": 2 * p - p @ p, "third": p + 0.01 * (-p @ p @ p + 10 * p @ p - 29 * p)}[kind]
     graph = item_graph(PAIRS, USERS, ITEMS, options)
-    scorer = turbocf_scorer(PAIRS, USERS, ITEMS, graph, options.filter)
+    scorer = turbocf_scorer(UserRows(PAIRS, USERS, ITEMS), graph, options.filter)
     users = torch.tensor([4, 1, 8])
     found = torch.cat([scorer(users, slice(0, 3)), scorer(users, slice(3, ITEMS))], 1)
     torch.testing.assert_close(found.double(), (x @ both)[users], atol=1e-5, rtol=1e-4)

@@ -17,6 +17,7 @@ PRINTS = {
     "custom_channel.py": r"baskets: test recall@20 0\.\d+\nbaskets and similar users: test recall@20 0\.\d+",
     "social.py": r"similar users: test .* 0\.\d+\nfriends: test .* 0\.\d+\nboth: test .* 0\.\d+\nChannel\('user'",
     "knowledge.py": r"shared: test recall@20 0\.\d+, .* facts shared by items\npropagate: .*\nkge: .* 0\.\d+",
+    "serve.py": r"user 3: items .*\nunknown user: .* known False\nnew user with .*\nlike item \d+: items .*\n200 users",
     "own_model.py": r"test recall@20 0\.\d+",
     "schedules.py": r"linear: .* step \d+ of 200\nexp: .*\ncosine: .*\nsqrt: .* step \d+ of 200",
     "modal.py": r"audio: .* 96 features\nimage: .* 96 features\ntest recall@20 0\.\d+",

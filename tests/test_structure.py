@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
+import tomllib
+import venv
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+import torch
 
 from infodcl_geo.models import RECIPES
 
@@ -20,8 +25,8 @@ PACKAGE = "infodcl_geo"
 # In the order in which the data go through them: each room reads only rooms that stand before it. A room is a folder,
 # or a file beside the folders.
 ROOMS = [
-    "errors",
     "text",
+    "errors",
     "files",
     "environment",
     "kernels",
@@ -227,3 +232,51 @@ def test_inspect_loads_what_it_needs_alone(tmp_path: Path) -> None:
     heavy = {"torch._dynamo", "torch._inductor", "triton", "numba", "torch_geometric", "optuna", "matplotlib", "pandas"}
     heavy |= {"scipy.stats", "scipy.sparse.linalg", "scipy.optimize", "sympy", "tensorboard", "wandb"}
     assert not heavy & loaded
+
+
+def test_every_package_is_shipped() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    folders = {name for name, path in SOURCES.items() if path.name == "__init__.py"}
+    assert set(settings["tool"]["setuptools"]["packages"]) == folders
+
+
+USER = """
+from infodcl_geo import Config, Interactions, Recipe, Recommender, Run, configure, load_interactions, run
+
+
+def best(path: str, recipe: Recipe | str = "mf") -> dict[str, float]:
+    data: Interactions = load_interactions(path)
+    config: Config = configure(recipe, epochs=3, dim=16)
+    outcome: Run = run(data, config, progress=False)
+    Recommender.from_run(outcome, data).save("model")
+    for answer in Recommender.load("model").recommend(["a", "b"], k=3):
+        print(answer.user, answer.items.tolist())
+    return outcome.test
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """An interpreter for which the packages lie as a wheel, or an editable install of mode 'strict', lays them out."""
+    packages = tmp_path / "installed"
+    shutil.copytree(ROOT / PACKAGE, packages / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "kernels", packages / PACKAGE / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    venv.create(tmp_path / "venv", with_pip=False, symlinks=True)
+    (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    others = {str(Path(torch.__file__).parents[1]), *sysconfig.get_paths().values()}
+    (site / "installed.pth").write_text("\n".join([str(packages), *sorted(o for o in others if "site-packages" in o)]))
+    return tmp_path / "venv" / "bin" / "python"
+
+
+@pytest.mark.slow
+def test_a_users_script_is_typed_strictly(tmp_path: Path, installed: Path) -> None:
+    pytest.importorskip("mypy")
+    script, config = tmp_path / "mine.py", tmp_path / "mypy.ini"
+    script.write_text(USER)
+    config.write_text("[mypy]\nstrict = true\n")
+    command = [sys.executable, "-m", "mypy", "--config-file", str(config), "--python-executable", str(installed)]
+    done = subprocess.run([*command, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    script.write_text(USER.replace("return outcome.test", "return outcome.nothing"))
+    done = subprocess.run([*command, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert '"Run" has no attribute "nothing"' in done.stdout, "types are read at all"

@@ -14,6 +14,7 @@ FAST = "INFODCL_GEO_DOCS_FAST"
 """Environment variable that leaves out running the examples."""
 
 SHORT: dict[str, list[str]] = {
+    "serve": ["--epochs", "10"],
     "quickstart": ["--epochs", "20"],
     "custom_channel": ["--epochs", "10"],
     "knowledge": ["--epochs", "5"],
@@ -33,8 +34,6 @@ ORDER = (
     "schedules",
     "serve",
 )
-NOT_RUN = ("serve",)
-"""Examples that do not end by themselves or need more than the library; they are shown."""
 
 
 def examples(folder: Path) -> list[Path]:
@@ -82,9 +81,7 @@ def page(path: Path, folder: Path, fast: bool) -> str:
     """reStructuredText of one example."""
     title, rest = documentation(path)
     parts = [f"{title}\n{'=' * len(title)}\n", f"{rest}\n"]
-    if path.stem in NOT_RUN:
-        parts.append("It is shown and not run here.\n")
-    elif fast:
+    if fast:
         parts.append("It was not run when this page was built.\n")
     else:
         for old in folder.glob(f"{path.stem}_*.png"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -64,7 +66,13 @@ def _run(command: str, words: list[str]) -> int:
     warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
     warnings.showwarning = _show_warning
     from ..errors import InfodclGeoError
+    from ..text import escape
 
+    # As Ctrl-C: what is kept is kept whole, and one line says that it was asked to end.
+    asked_to_end = signal.getsignal(signal.SIGTERM)
+    own = threading.current_thread() is threading.main_thread() and asked_to_end is signal.SIG_DFL
+    if own:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _set_threads(words)
         return int(import_module(f".{command}", __name__).main(words))
@@ -77,14 +85,19 @@ def _run(command: str, words: list[str]) -> int:
         return 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"infodcl-geo: {where}{error.strerror or error}", file=sys.stderr)
+        print(f"infodcl-geo: {escape(f'{where}{error.strerror or error}')}", file=sys.stderr)
         return 1
     except MemoryError:
         print("infodcl-geo: there is not enough memory", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("infodcl-geo: interrupted", file=sys.stderr)
+        goes_on = {"compare": "; the same command goes on with what --out keeps"}
+        goes_on["tune"] = "; the same command goes on with what --journal keeps"
+        print(f"infodcl-geo: interrupted{goes_on.get(command, '')}", file=sys.stderr)
         return 130
+    finally:
+        if own:
+            signal.signal(signal.SIGTERM, asked_to_end)
 
 
 def _set_threads(words: Sequence[str]) -> None:
@@ -103,4 +116,6 @@ def _set_threads(words: Sequence[str]) -> None:
 
 def _show_warning(message: Warning | str, category: type[Warning], *rest: object, **named: object) -> None:
     ours = category.__module__.startswith("infodcl_geo")
-    print(f"warning: {'' if ours else category.__name__ + ': '}{message}", file=sys.stderr)
+    from ..text import escape
+
+    print(f"warning: {'' if ours else category.__name__ + ': '}{escape(message)}", file=sys.stderr)

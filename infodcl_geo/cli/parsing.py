@@ -23,6 +23,7 @@ from ..data.options import DataOptions
 from ..errors import OptionError
 from ..models import RECIPES, Recipe, find_recipe
 from ..settings import read_mapping
+from ..text import escape
 from ..training.options import TrainOptions
 
 _SECTIONS = ("data", "options", "training")
@@ -100,9 +101,9 @@ class Parser(ArgumentParser):
                 wanted = next((a for a in self._actions if a.dest == named[1]), None)
                 kind = getattr(wanted, "_typehint", None)
                 what = _type_words(kind) if kind is not None else "something else"
-                value = f", not {found[1].splitlines()[0].strip()!r}" if found else ""
+                value = f", not {' '.join(found[1].splitlines()[:1]).strip()!r}" if found else ""
                 message = f"--{named[1]} takes {what}{value}"
-        print(f"infodcl-geo: {' '.join(message.split())}", file=sys.stderr)
+        print(f"infodcl-geo: {escape(' '.join(message.split()))}", file=sys.stderr)
         raise SystemExit(2)
 
     def _unknown(self, word: str) -> str:

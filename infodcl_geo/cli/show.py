@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite, nan
 from typing import Any
 
 from tabulate import tabulate
@@ -13,8 +14,8 @@ GENERATED_NOTE = "The data are generated, with planted tastes: the numbers say t
 
 
 def shown(metrics: Mapping[str, float], names: Sequence[str]) -> list[str]:
-    """Metrics as cells."""
-    return [f"{metrics[name]:.4f}" if name in metrics else "-" for name in names]
+    """Metrics as cells; a dash where nothing was measured."""
+    return [f"{metrics[name]:.4f}" if isfinite(metrics.get(name, nan)) else "-" for name in names]
 
 
 def headline(ks: Sequence[int]) -> list[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import Namespace
@@ -210,7 +212,7 @@ class _Folder:
         unfinished = self.checkpoints.is_dir() and bool(checkpoints(self.checkpoints))
         if resume and not unfinished:
             raise OptionError(f"{path}: has no training to go on with; leave --resume out")
-        finished = (self.path / "metrics.json").exists() and not unfinished
+        finished = not unfinished and any((self.path / name).exists() for name in ("metrics.json", "model.json"))
         if overwrite:
             remove_checkpoints(self.checkpoints)
         elif finished:
@@ -223,10 +225,20 @@ class _Folder:
         result = outcome.result
         if not outcome.config.recipe.closed_form and result.best_epoch == 0:
             return False
-        Recommender.from_run(outcome, data, options).save(self.path)
         content = {**outcome.metrics(options), "data": data.name, "generated": data.generated}
         text = json.dumps(json_ready(content), indent=2, allow_nan=False) + "\n"
-        write_atomically(self.path / "metrics.json", text.encode())
+        numbers, aside = self.path / "metrics.json", self.path / ".metrics.json.before"
+        # Numbers never lie beside a model that they are not of; until the new ones do, the model's record has its own.
+        with suppress(FileNotFoundError):
+            os.replace(numbers, aside)
+        try:
+            Recommender.from_run(outcome, data, options).save(self.path)
+        except BaseException:
+            with suppress(OSError):
+                os.replace(aside, numbers)
+            raise
+        write_atomically(numbers, text.encode())
+        aside.unlink(missing_ok=True)
         if not result.interrupted:
             remove_checkpoints(self.checkpoints)
         return True

@@ -6,13 +6,14 @@ import csv
 import io
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..configuration import TRAINING, Config
-from ..errors import OptionError
-from ..files import locked, make_folder, write_atomically
+from ..errors import InfodclGeoError, OptionError
+from ..files import file_error, locked, make_folder, read_file, write_atomically
 from ..models import RECIPES, Recipe, find_recipe
 from ..settings import read_settings
 from ..tuning import Budget, Search, trial_rows
@@ -75,14 +76,17 @@ def main(argv: Sequence[str]) -> int:
     storage = _storage(options.journal)
     for recipe in recipes:
         start = time.perf_counter()
-        study = search.run(
-            makers[recipe.name],
-            budget,
-            fixed=[name for name in fixed if name in {*recipe.option_names, *TRAINING}],
-            storage=storage,
-            seed=options.search_seed,
-            begin=begin.get(recipe.name),
-        )
+        try:
+            study = search.run(
+                makers[recipe.name],
+                budget,
+                fixed=[name for name in fixed if name in {*recipe.option_names, *TRAINING}],
+                storage=storage,
+                seed=options.search_seed,
+                begin=begin.get(recipe.name),
+            )
+        except OSError as error:
+            raise file_error("write", options.journal or out, error) from None
         done = [trial for trial in study.trials if trial.values]
         if not done:
             print(f"{recipe.name}: no trial was completed")
@@ -110,7 +114,44 @@ def _storage(journal: str | None) -> Any:
     from optuna.storages.journal import JournalFileBackend
 
     make_folder(Path(journal).parent)
-    return optuna.storages.JournalStorage(JournalFileBackend(journal))
+    _mend(Path(journal))
+    try:
+        return optuna.storages.JournalStorage(JournalFileBackend(journal, lock_obj=_Lock(journal)))
+    except Exception as error:  # whatever Optuna meets in the lines of another program
+        if isinstance(error, InfodclGeoError):
+            raise
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise OptionError(f"{journal}: no journal of a search ({reason}); give another file") from None
+
+
+class _Lock:
+    """Optuna's lock of a journal that ends with its process; its own makes the next one wait for half a minute.
+
+    Args:
+        journal: the file.
+    """
+
+    def __init__(self, journal: str) -> None:
+        self._journal = journal
+        self._held = ExitStack()
+
+    def acquire(self) -> bool:
+        self._held.enter_context(locked(self._journal))
+        return True
+
+    def release(self) -> None:
+        self._held.close()
+
+
+def _mend(journal: Path) -> None:
+    """Cut off the line that a killed process did not finish: what is written after it would be lost with it."""
+    if not journal.exists():
+        return
+    with locked(journal):
+        content = read_file(journal)
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            write_atomically(journal, content[:whole])
 
 
 def _keep(out: Path, options: Mapping[str, Any], model: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.columns import Ids, Table
+from ..data.columns import Ids
 from ..data.ids import IdMap, IntArray, InteractionError, one_line
 from ..data.interactions import Interactions
 from ..data.layouts import Columns
 from ..data.readers import Reading, read
+from ..data.tables import Table
 from ..errors import OptionError
 from ..kernels.ties import tie_order
 from .ranking import Ranking, of_lists

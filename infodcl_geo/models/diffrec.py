@@ -125,6 +125,10 @@ class DiffRec(Model):
         encoding = self.time(time_encoding(t, self.options.time_dim))
         return self.decoder(torch.tanh(self.encoder(torch.cat([x, encoding], dim=1))))
 
+    def denoised(self, z: Tensor, t: Tensor, history: Tensor) -> Tensor:
+        """Predicted rows ``[B, N]`` from noised ones ``z``; the users' own rows ``history`` may guide a subclass."""
+        return self(z, t)
+
     def step_probability(self) -> Tensor:
         """Probabilities ``[T]`` with which the steps are drawn."""
         uniform = torch.full_like(self.squared_loss, 1 / self.options.steps)
@@ -147,7 +151,7 @@ class DiffRec(Model):
         if self.options.dropout:
             kept = torch.rand(x.shape, generator=generator, device=x.device) >= self.options.dropout
             noised = noised * kept / (1 - self.options.dropout)
-        losses = self.step_weight[k] * (x - self(noised, k + 1)).square().sum(1)
+        losses = self.step_weight[k] * (x - self.denoised(noised, k + 1, x)).square().sum(1)
         if self.options.importance:
             self._remember(k, losses.detach())
             losses = losses / (self.options.steps * probability[k])
@@ -164,7 +168,8 @@ class DiffRec(Model):
     @torch.no_grad()
     def predict(self, users: Tensor) -> Tensor:
         """Rows ``[B, N]`` at the end of the reverse process of ``users`` ``[B]``."""
-        return reverse_process(self, self.rows.dense(users), self.diffusion)
+        x = self.rows.dense(users)
+        return reverse_process(lambda z, t: self.denoised(z, t, x), x, self.diffusion)
 
     def scorer(self) -> Scorer:
         return chunk_scorer(self.predict, lambda scores, window: scores[:, window].clone())

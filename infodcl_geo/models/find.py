@@ -34,7 +34,11 @@ def find_recipe(name: str | Recipe, known: Sequence[Recipe] | None = None) -> Re
             return recipe
     path, colon, variable = name.rpartition(":")
     if colon and path.endswith(".py"):
-        return _from_file(Path(path), variable)
+        own = _from_file(Path(path), variable)
+        if any(own.name == recipe.name and own is not recipe for recipe in known):
+            # In a table or a checkpoint the two could not be told apart.
+            raise OptionError(f"{path}: {own.name} is the name of a model of the library; give yours another")
+        return own
     names = [recipe.name for recipe in known]
     near = difflib.get_close_matches(name, names, 1)
     hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(sorted(names))}, or file.py:recipe"
@@ -54,9 +58,10 @@ def _from_file(path: Path, variable: str) -> Recipe:
         sys.modules[module_name] = module  # dataclasses look their module up while it is made
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             del sys.modules[module_name]
-            raise OptionError(f"{path}: {type(error).__name__} when imported: {error}") from error
+            reason = " ".join(str(error).split())[:200]
+            raise OptionError(f"{path}: {type(error).__name__} when imported: {reason}") from error
     recipe = getattr(module, variable, None)
     if not isinstance(recipe, Recipe):
         raise OptionError(f"{path}: has no Recipe called {variable!r}")

@@ -19,7 +19,7 @@ from ..nn.propagation import normalized
 from .base import Batch
 from .lightgcn import LightGCN
 from .options import ChannelModelOptions, check
-from .recipe import Inputs, Recipe, Space, search_embeddings
+from .recipe import Recipe, Space, search_embeddings
 from .vbpr import ModalProjection, checked_features
 
 
@@ -129,10 +129,9 @@ class FREEDOM(LightGCN):
     which here stay what they are. Without features of their own the items are described by the similarity channels.
 
     Args:
-        graph, num_users, num_items, changes: as in :class:`~infodcl_geo.models.base.EmbeddingModel`; its ``l2`` is on
-            the layer-0 embeddings of the batch.
+        graph, num_users, num_items, options, changes: as in :class:`~infodcl_geo.models.base.EmbeddingModel`; ``l2`` is
+            on the layer-0 embeddings of the batch.
         features: ``[num_items, f]`` by the modality's name, of any widths.
-        options: see :class:`FREEDOMOptions`.
 
     Raises:
         OptionError: without features, or if their rows are not the items.
@@ -141,17 +140,10 @@ class FREEDOM(LightGCN):
     Options = FREEDOMOptions
 
     def __init__(
-        self,
-        graph: Graph,
-        num_users: int,
-        num_items: int,
-        features: Mapping[str, Tensor],
-        *,
-        options: FREEDOMOptions | None = None,
-        **changes: Any,
+        self, graph: Graph, num_users: int, num_items: int, features: Mapping[str, Tensor], **changes: Any
     ) -> None:
-        super().__init__(graph, num_users, num_items, options=options, **changes)
-        options = self.options
+        super().__init__(graph, num_users, num_items, **changes)
+        options: FREEDOMOptions = self.options
         given = checked_features(features, num_items)
         graphs = [knn_graph(f, options.item_neighbours, binary=True) for f in given]
         self.similar = ItemGraph(weighted_sum(graphs, modality_weights(len(given), options.first_share)))
@@ -199,10 +191,6 @@ def modality_weights(count: int, first: float | None) -> list[float]:
     return [first] + [(1 - first) / (count - 1)] * (count - 1)
 
 
-def _build(inputs: Inputs, options: FREEDOMOptions) -> FREEDOM:
-    return FREEDOM(inputs.graph, *inputs.sizes, inputs.metadata, options=options)
-
-
 def _search(space: Space) -> None:
     search_embeddings(space)
     space.number("pruning", 0, 0.9, log=False)
@@ -215,7 +203,7 @@ recipe = Recipe(
     summary="LightGCN on pruned interactions and a frozen graph of similar items (by features, or by the channels)",
     paper="Zhou and Shen, FREEDOM, MM 2023",
     options=FREEDOMOptions,
-    build=_build,
+    build=lambda inputs, options: FREEDOM(inputs.graph, *inputs.sizes, inputs.metadata, options=options),
     search=_search,
     reads_channels=True,
 )

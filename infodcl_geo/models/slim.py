@@ -128,6 +128,12 @@ def _restore(state: Mapping[str, Tensor], options: SLIMOptions, train: Tensor, s
     return ItemTerm.from_tensors(UserRows(train, *sizes), state).scores
 
 
+def _fold_in(
+    state: Mapping[str, Tensor], options: SLIMOptions, train: Tensor, sizes: Sizes, histories: UserRows
+) -> Scorer:
+    return ItemTerm.from_tensors(histories, state).scores
+
+
 def _search(space: Space) -> None:
     space.number("l1", 0.01, 10)
     space.number("l2", 1, 1000)
@@ -142,4 +148,5 @@ recipe = Recipe(
     search=_search,
     closed_form=True,
     restore=_restore,
+    fold_in=_fold_in,
 )

@@ -79,9 +79,8 @@ def filtered(graph: Graph, x: Tensor, kind: Filter) -> Tensor:
     return first + 0.01 * (-(graph @ second) + 10 * second - 29 * first)
 
 
-def turbocf_scorer(interactions: Tensor, num_users: int, num_items: int, graph: Graph, kind: Filter) -> Scorer:
+def turbocf_scorer(rows: UserRows, graph: Graph, kind: Filter) -> Scorer:
     """Scores of Turbo-CF: each user's row through the filter. Beside the graph N x B numbers are held for B users."""
-    rows = UserRows(interactions, num_users, num_items)
     return chunk_scorer(
         lambda users: filtered(graph, rows.dense(users).T.contiguous(), kind),
         lambda scores, window: scores[window].T.contiguous(),
@@ -91,15 +90,21 @@ def turbocf_scorer(interactions: Tensor, num_users: int, num_items: int, graph: 
 def _build(inputs: Inputs, options: TurboCFOptions) -> Fitted:
     graph = item_graph(inputs.train, *inputs.sizes, options).to(inputs.train.device)
     pointers, columns, values, _ = csr_parts(graph.matrix)
-    scorer = turbocf_scorer(inputs.train, *inputs.sizes, graph, options.filter)
+    scorer = turbocf_scorer(UserRows(inputs.train, *inputs.sizes), graph, options.filter)
     return Fitted({"pointers": pointers, "columns": columns, "values": values}, scorer)
 
 
 def _restore(state: Mapping[str, Tensor], options: TurboCFOptions, train: Tensor, sizes: Sizes) -> Scorer:
+    return _fold_in(state, options, train, sizes, UserRows(train, *sizes))
+
+
+def _fold_in(
+    state: Mapping[str, Tensor], options: TurboCFOptions, train: Tensor, sizes: Sizes, histories: UserRows
+) -> Scorer:
     columns = state["columns"]
     row = torch.repeat_interleave(torch.arange(sizes[1], device=columns.device), state["pointers"].diff())
     graph = Graph(sparse_matrix(row, columns, state["values"], (sizes[1], sizes[1])), symmetric=True)
-    return turbocf_scorer(train, *sizes, graph, options.filter)
+    return turbocf_scorer(histories, graph, options.filter)
 
 
 def _search(space: Space) -> None:
@@ -117,4 +122,5 @@ recipe = Recipe(
     search=_search,
     closed_form=True,
     restore=_restore,
+    fold_in=_fold_in,
 )

@@ -14,7 +14,7 @@ from ..graph.graph import Graph, propagate
 from ..nn.losses import embedding_penalty
 from .base import Batch, EmbeddingModel
 from .options import ChannelModelOptions, check
-from .recipe import Inputs, Recipe, Space, search_embeddings
+from .recipe import Recipe, Space, search_embeddings
 
 
 class ModalProjection(nn.Module):
@@ -101,9 +101,8 @@ class VBPR(EmbeddingModel):
     :math:`[\gamma_u, \theta_u, 1]` and the items :math:`[\gamma_i, E f_i, \beta_i + \beta'^\top f_i]`.
 
     Args:
-        graph, num_users, num_items, changes: as in :class:`~infodcl_geo.models.base.EmbeddingModel`.
+        graph, num_users, num_items, options, changes: as in :class:`~infodcl_geo.models.base.EmbeddingModel`.
         features: ``[num_items, f]`` by the modality's name, of any widths.
-        options: see :class:`VBPROptions`.
 
     Raises:
         OptionError: without features, or if their rows are not the items.
@@ -112,16 +111,9 @@ class VBPR(EmbeddingModel):
     Options = VBPROptions
 
     def __init__(
-        self,
-        graph: Graph,
-        num_users: int,
-        num_items: int,
-        features: Mapping[str, Tensor],
-        *,
-        options: VBPROptions | None = None,
-        **changes: Any,
+        self, graph: Graph, num_users: int, num_items: int, features: Mapping[str, Tensor], **changes: Any
     ) -> None:
-        super().__init__(graph, num_users, num_items, options=options, **changes)
+        super().__init__(graph, num_users, num_items, **changes)
         modal_dim = self.options.modal_dim
         parts = [ModalProjection(f, 1).features for f in checked_features(features, num_items)]
         self.projection = ModalProjection(torch.cat(parts, dim=1), modal_dim, bias=False)
@@ -161,10 +153,6 @@ class VBPR(EmbeddingModel):
         return torch.cat([users, users.new_ones(len(users), 1)], dim=1), torch.cat([items, bias], dim=1)
 
 
-def _build(inputs: Inputs, options: VBPROptions) -> VBPR:
-    return VBPR(inputs.graph, *inputs.sizes, inputs.metadata, options=options)
-
-
 def _search(space: Space) -> None:
     search_embeddings(space, fewest_layers=0)
     space.number("modal_l2", 1e-6, 1e-2)
@@ -176,7 +164,7 @@ recipe = Recipe(
     summary="matrix factorisation with features beside the items (or the similarity channels where there are none)",
     paper="He and McAuley, VBPR, AAAI 2016",
     options=VBPROptions,
-    build=_build,
+    build=lambda inputs, options: VBPR(inputs.graph, *inputs.sizes, inputs.metadata, options=options),
     search=_search,
     reads_channels=True,
     propagates_afterwards=True,

@@ -239,10 +239,21 @@ def _load(state: TrainState, tensors: dict[str, Tensor], described: dict[str, An
     _check_shapes(state.optimizer, optimizer)
     state.optimizer.load_state_dict(optimizer)
     for key, value in described["result"].items():
+        wanted = type(getattr(state.result, key))
+        if type(value) is not wanted or (isinstance(value, int) and value < 0):
+            raise TypeError("result")
         setattr(state.result, key, value)
+    rows = state.result.history
+    if not all(isinstance(row, dict) and all(type(v) in (int, float) for v in row.values()) for row in rows):
+        raise TypeError("history")
+    if not all(type(v) in (int, float) for v in [*state.result.epoch_seconds, *state.result.validation.values()]):
+        raise TypeError("numbers")
     state.result.ended, state.result.interrupted = "", False
     if described["best"] is not None:
         state.best = float(described["best"])
+        own = model.state_dict()
+        if {name: value.shape for name, value in parts["best"].items()} != {n: v.shape for n, v in own.items()}:
+            raise ValueError("shape")
         state.best_weights = {name: value.to(device) for name, value in parts["best"].items()}
     state.epoch, state.seconds_before = int(described["epoch"]), float(described["seconds"])
     random, generator = parts["random"], state.sampler.generator

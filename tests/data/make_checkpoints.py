@@ -1,7 +1,7 @@
 """Makes the checkpoints of older formats that every later version must read: ``python tests/data/make_checkpoints.py``.
 
 The model is one of six users and five items with embeddings of small whole numbers, so that lists can be told by hand.
-``checkpoint_v2`` is as version 0.2 of the library wrote it: two plain files, ids as JSON, no hash. ``checkpoint_v3`` has
+``checkpoint_v2`` is as version 0.2 wrote it: two plain files, ids as JSON, no hash. ``checkpoint_v3`` has
 hashes, and the ids among the tensors.
 """
 

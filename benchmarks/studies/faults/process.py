@@ -1,0 +1,227 @@
+"""Whole runs of the command line in processes that can be killed: one interpreter imports the library and forks.
+
+A fork starts in milliseconds what a fresh interpreter needs seconds for, and dies like any process. Before a run a
+hook counts the operations that change files (what Python audits of them, and ``fsync``) and, if asked, kills the
+process at the k-th, or makes it fail there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run of the command line ended.
+
+    Args:
+        code: exit status; negative is the number of the signal that killed it.
+        operations: on files, where they were counted and the run lived to tell.
+        out, err: what it printed.
+        seconds: from the fork to the end.
+    """
+
+    code: int
+    operations: int
+    out: str
+    err: str
+    seconds: float
+
+
+class Runner:
+    """Runs ``infodcl-geo`` in forks of one interpreter; a context manager.
+
+    Args:
+        folder: for what the runs print.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+    def run(
+        self,
+        words: Sequence[object],
+        *,
+        kill_at: int | None = None,
+        torn: bool = False,
+        fail_at: int | None = None,
+        error: int = 28,
+        kill_after: float | None = None,
+        signal_after: tuple[int, float] | None = None,
+        signal_at: tuple[int, int] | None = None,
+        file_bytes: int | None = None,
+        counted: bool = False,
+        limit: float = 120.0,
+    ) -> Ended:
+        """Run one command.
+
+        Args:
+            words: behind ``infodcl-geo``.
+            kill_at: number of the file operation, from 0, before which the process is gone.
+            torn: what was last written and not yet flushed is cut in half as well, as a loss of power does.
+            fail_at: number of the file operation from which all fail with ``error`` (a full disk by default).
+            error: number of that error.
+            kill_after: seconds to SIGKILL.
+            signal_after: number of a signal, and seconds to it.
+            signal_at: number of a signal, and of the file operation before which it is sent.
+            file_bytes: largest size of a file that can be written.
+            counted: count the file operations.
+            limit: seconds after which the run counts as hanging.
+        """
+        order = {
+            "words": [str(word) for word in words], "kill_at": kill_at, "torn": torn, "fail_at": fail_at,
+            "error": error, "kill_after": kill_after, "signal_after": signal_after, "signal_at": signal_at,
+            "file_bytes": file_bytes, "counted": counted, "limit": limit, "folder": str(self.folder),
+        }  # fmt: skip
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("the interpreter that forks the runs has ended")
+        answer = json.loads(line)
+        texts = [(self.folder / name).read_text(errors="replace") for name in ("out", "err")]
+        return Ended(answer["code"], answer["operations"], *texts, answer["seconds"])
+
+
+_CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "fcntl.flock"}
+
+
+class _Counter:
+    """Counts file operations, and ends the process, fails or signals at one."""
+
+    def __init__(self, order: dict[str, Any]) -> None:
+        self.order, self.count, self.quiet = order, 0, False
+        self._fsync = os.fsync
+        os.fsync = self.fsync
+        sys.addaudithook(self.audit)
+
+    def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event in _CHANGES or (
+            event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        ):
+            self.happens()
+
+    def fsync(self, descriptor: int) -> None:
+        self.happens(descriptor)
+        self._fsync(descriptor)
+
+    def happens(self, descriptor: int | None = None) -> None:
+        if self.quiet:
+            return
+        number = self.count
+        self.count += 1
+        if number == self.order["kill_at"]:
+            if self.order["torn"] and descriptor is not None:
+                self.quiet = True
+                os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        signal_at = self.order["signal_at"]
+        if signal_at is not None and number == signal_at[1]:
+            os.kill(os.getpid(), signal_at[0])
+        if self.order["fail_at"] is not None and number >= self.order["fail_at"]:
+            raise OSError(self.order["error"], os.strerror(self.order["error"]))
+
+
+def _child(order: dict[str, Any], pipe: int) -> None:
+    folder = Path(order["folder"])
+    for name, descriptor in (("out", 1), ("err", 2)):
+        opened = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.dup2(opened, descriptor)
+        os.close(opened)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if order["file_bytes"] is not None:
+        import resource
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_bytes"], order["file_bytes"]))
+    asked = any(order[name] is not None for name in ("kill_at", "fail_at", "signal_at"))
+    counter = _Counter(order) if order["counted"] or asked else None
+    from infodcl_geo.cli import main
+
+    code = 70
+    try:
+        code = main(order["words"])
+    except SystemExit as error:
+        code = int(error.code or 0)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        if counter is not None:
+            counter.quiet = True
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os.write(pipe, str(counter.count if counter is not None else 0).encode())
+        os._exit(code)
+
+
+def _serve() -> None:
+    """Answer one order a line."""
+    import infodcl_geo.cli.compare
+    import infodcl_geo.cli.evaluate
+    import infodcl_geo.cli.recommend
+    import infodcl_geo.cli.train
+    import infodcl_geo.cli.tune  # noqa: F401
+
+    for line in sys.stdin:
+        order = json.loads(line)
+        receiving, sending = os.pipe()
+        start = time.monotonic()
+        process = os.fork()
+        if process == 0:
+            os.close(receiving)
+            _child(order, sending)
+        os.close(sending)
+        due = [(order["limit"], signal.SIGKILL)]
+        if order["kill_after"] is not None:
+            due.append((order["kill_after"], signal.SIGKILL))
+        if order["signal_after"] is not None:
+            due.append((order["signal_after"][1], order["signal_after"][0]))
+        due.sort()
+        hung = False
+        while True:
+            ended, status = os.waitpid(process, os.WNOHANG)
+            if ended:
+                break
+            passed = time.monotonic() - start
+            while due and passed >= due[0][0]:
+                hung |= due[0][0] == order["limit"]
+                os.kill(process, due.pop(0)[1])
+            time.sleep(0.001)
+        count = os.read(receiving, 32)
+        os.close(receiving)
+        code = os.waitstatus_to_exitcode(status)
+        answer = {
+            "code": -1000 if hung else code,
+            "operations": int(count or b"0"),
+            "seconds": time.monotonic() - start,
+        }
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,268 @@
+# mypy: allow-untyped-defs
+"""The k best of rows of scores on a CPU, compiled by Numba: one look at every score, and few at those that matter."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+_OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
+_STRIPE = 16  # scores of which the largest is compared first
+_USERS, _ITEMS = 64, 4096  # of a tile of scores, 1 MiB in float32
+_FEWEST_A_THREAD = 32
+
+
+def top_k_numba(
+    users: Tensor, items: Tensor, k: int, rows: Tensor, seen: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """As :func:`~infodcl_geo.kernels.topk.top_k`, with contiguous inputs and ``k`` at most the number of items."""
+    count, total = users.size(0), items.size(0)
+    found, values = torch.empty(count, k, dtype=torch.int64), users.new_empty(count, k)
+    height = min(count, _USERS)
+    # What may be among the best: the more fit, the less often all but the best are thrown out.
+    held_values, held_items = (torch.empty(height, max(4 * k, 64), dtype=x.dtype).numpy() for x in (values, found))
+    counts = np.empty(height, np.int64)
+    pointer, hidden, numbers = (x.contiguous().numpy() for x in (*seen, rows))
+    update, finish = _compiled(users.dtype)
+    tile = users.new_empty(height * min(total, _ITEMS))
+    threads = max(1, min(torch.get_num_threads(), height // _FEWEST_A_THREAD))
+    with ThreadPoolExecutor(threads) as pool:
+        for first in range(0, count, _USERS):
+            size = min(_USERS, count - first)
+            counts[:] = 0
+            bounds = [size * i // threads for i in range(threads + 1)]
+            for start in range(0, total, _ITEMS):
+                width = min(_ITEMS, total - start)
+                scores = tile[: size * width].view(size, width)
+                torch.mm(users[first : first + size], items[start : start + width].T, out=scores)
+                parts = []
+                for begin, end in itertools.pairwise(bounds):
+                    arguments = (
+                        scores.numpy()[begin:end], start, k, numbers[first + begin : first + end],
+                        pointer[first + begin : first + end + 1], hidden, held_values[begin:end], held_items[begin:end],
+                        counts[begin:end],
+                    )  # fmt: skip
+                    if threads == 1:
+                        update(*arguments)
+                    else:
+                        parts.append(pool.submit(update, *arguments))
+                for done in parts:
+                    done.result()
+            own = slice(first, first + size)
+            finish(
+                numbers[own], held_values[:size], held_items[:size], counts[:size], values.numpy()[own],
+                found.numpy()[own],
+            )  # fmt: skip
+    return found, values
+
+
+@functools.cache
+def _compiled(dtype: torch.dtype) -> tuple[Callable[..., None], Callable[..., None]]:
+    real = numba.float32 if dtype == torch.float32 else numba.float64
+    whole = numba.int64[::1]
+    buffers = (real[:, ::1], numba.int64[:, ::1], whole)
+    update = numba.void(real[:, ::1], numba.int64, numba.int64, whole, whole, whole, *buffers)
+    finish = numba.void(whole, *buffers, real[:, ::1], numba.int64[:, ::1])
+    try:
+        return numba.njit(update, cache=True, **_OPTIONS)(_update), numba.njit(finish, cache=True, **_OPTIONS)(_finish)
+    except RuntimeError:  # no folder to keep the compiled code in
+        return numba.njit(update, **_OPTIONS)(_update), numba.njit(finish, **_OPTIONS)(_finish)
+
+
+@numba.njit(**_OPTIONS)
+def _mix(x):
+    x = np.uint32(x)
+    x ^= x >> np.uint32(16)
+    x = np.uint32(x * np.uint32(0x85EBCA6B))
+    x ^= x >> np.uint32(13)
+    x = np.uint32(x * np.uint32(0xC2B2AE35))
+    return np.uint32(x ^ (x >> np.uint32(16)))
+
+
+@numba.njit(**_OPTIONS)
+def _place(user, item):
+    """``ties.tie_order``."""
+    return _mix(np.uint32(item) ^ _mix(np.uint32(user + 0x9E3779B9)))
+
+
+@numba.njit(**_OPTIONS)
+def _before(value, item, other_value, other_item, user):
+    """Whether the first comes before the second in the user's list."""
+    return value > other_value or (value == other_value and _place(user, item) < _place(user, other_item))
+
+
+@numba.njit(**_OPTIONS)
+def _select(values, items, size, k, user):
+    """Of the first ``size`` entries bring the k best to the front, the worst of them to place k - 1 (Hoare's FIND)."""
+    low, high = 0, size - 1
+    while low < high:
+        middle = (low + high) // 2
+        value, item = values[middle], items[middle]
+        i, j = low, high
+        while i <= j:
+            while _before(values[i], items[i], value, item, user):
+                i += 1
+            while _before(value, item, values[j], items[j], user):
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                items[i], items[j] = items[j], items[i]
+                i += 1
+                j -= 1
+        if k - 1 <= j:
+            high = j
+        elif k - 1 >= i:
+            low = i
+        else:
+            return
+
+
+@numba.njit(**_OPTIONS)
+def _sink(values, items, at, size, user):
+    """Restore the heap below a place; its last entry in the list's order is on top."""
+    value, item = values[at], items[at]
+    while True:
+        child = 2 * at + 1
+        if child >= size:
+            break
+        if child + 1 < size and _before(values[child], items[child], values[child + 1], items[child + 1], user):
+            child += 1
+        if not _before(value, item, values[child], items[child], user):
+            break
+        values[at], items[at] = values[child], items[child]
+        at = child
+    values[at], items[at] = value, item
+
+
+@numba.njit(**_OPTIONS)
+def _sort(values, items, size, user):
+    for at in range(size // 2 - 1, -1, -1):
+        _sink(values, items, at, size, user)
+    for last in range(size - 1, 0, -1):
+        values[0], values[last] = values[last], values[0]
+        items[0], items[last] = items[last], items[0]
+        _sink(values, items, 0, last, user)
+
+
+@numba.njit(**_OPTIONS)
+def _hidden(items, start, stop, item):
+    """Whether an ascending list holds an item."""
+    while start < stop:
+        middle = (start + stop) // 2
+        if items[middle] < item:
+            start = middle + 1
+        elif items[middle] > item:
+            stop = middle
+        else:
+            return True
+    return False
+
+
+@numba.njit(**_OPTIONS)
+def _maxima(scores, maxima):
+    """The largest of each stripe: scores s, s + n, s + 2 n, ... for the n stripes, so that vectors hold many."""
+    stripes = len(maxima)
+    for s in range(stripes):
+        maxima[s] = scores[s]
+    for start in range(stripes, stripes * _STRIPE, stripes):
+        for s in range(stripes):
+            score = scores[start + s]
+            maxima[s] = score if score > maxima[s] else maxima[s]
+
+
+@numba.njit(**_OPTIONS)
+def _largest_but(values, rank):
+    """The value with ``rank`` larger or equal ones before it; reorders them."""
+    low, high = 0, len(values) - 1
+    while low < high:
+        value = values[(low + high) // 2]
+        i, j = low, high
+        while i <= j:
+            while values[i] > value:
+                i += 1
+            while values[j] < value:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if rank <= j:
+            high = j
+        elif rank >= i:
+            low = i
+        else:
+            break
+    return values[rank]
+
+
+@numba.njit(**_OPTIONS)
+def _offer(scores, start, stop, by, offset, k, user, seen_from, seen_to, hidden, values, items, held, full, bound):
+    """Keep what may belong to the k best of every ``by``-th score.
+
+    Returns how many are held, whether the k best of them lead, the k-th last, and the least score that may belong.
+    """
+    for j in range(start, stop, by):
+        score, item = scores[j], offset + j
+        if score < bound:
+            continue
+        # Among many equal scores the buffer would fill with what the order leaves out.
+        if full and score == bound and _before(values[k - 1], items[k - 1], score, item, user):
+            continue
+        if _hidden(hidden, seen_from, seen_to, item):
+            continue
+        values[held], items[held] = score, item
+        held += 1
+        if held == len(values):
+            _select(values, items, held, k, user)
+            held, full, bound = k, True, values[k - 1]
+    return held, full, bound
+
+
+def _update(scores, offset, k, users, pointer, hidden, values, items, counts):
+    """Buffers ``[B, c]`` of what may be among the k best, from scores ``[B, n]`` of items ``offset`` on."""
+    width = scores.shape[1]
+    stripes = width // _STRIPE
+    maxima, ordered = np.empty(stripes, scores.dtype), np.empty(stripes, scores.dtype)
+    for b in range(len(scores)):
+        row, user, held, seen_from, seen_to = scores[b], users[b], counts[b], pointer[b], pointer[b + 1]
+        bound, full = values.dtype.type(-np.inf), held >= k
+        if full:
+            _select(values[b], items[b], held, k, user)
+            held, bound = k, values[b, k - 1]
+        if stripes:
+            _maxima(row, maxima)
+        # As many stripes as there may be seen items, and k more, have maxima of at least this: so have k items.
+        enough = k + seen_to - seen_from
+        if not full and enough <= stripes:
+            ordered[:] = maxima
+            bound = _largest_but(ordered, enough - 1)
+        for s in range(stripes):
+            if maxima[s] >= bound:
+                held, full, bound = _offer(
+                    row, s, stripes * _STRIPE, stripes, offset, k, user, seen_from, seen_to, hidden, values[b],
+                    items[b], held, full, bound,
+                )  # fmt: skip
+        counts[b], _, _ = _offer(
+            row, stripes * _STRIPE, width, 1, offset, k, user, seen_from, seen_to, hidden, values[b], items[b], held,
+            full, bound,
+        )  # fmt: skip
+
+
+def _finish(users, values, items, counts, best_values, best_items):
+    """The lists ``[B, k]``, best first, from the buffers."""
+    k = best_values.shape[1]
+    for b in range(len(users)):
+        size = min(k, counts[b])
+        if counts[b] > k:
+            _select(values[b], items[b], counts[b], k, users[b])
+        _sort(values[b], items[b], size, users[b])
+        best_values[b, :size], best_items[b, :size] = values[b, :size], items[b, :size]
+        best_values[b, size:], best_items[b, size:] = -np.inf, -1

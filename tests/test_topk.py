@@ -1,0 +1,138 @@
+"""Top-k by inner product: against a sort of all scores, ties included, on both paths."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from importlib.util import find_spec
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from infodcl_geo.errors import InfodclGeoError, OptionError
+from infodcl_geo.kernels.ties import tie_order
+from infodcl_geo.kernels.topk import top_k
+
+module = importlib.import_module("infodcl_geo.kernels.topk")
+PATHS = ["plain", pytest.param("numba", marks=pytest.mark.skipif(find_spec("numba") is None, reason="no Numba"))]
+
+
+@pytest.fixture(params=PATHS)
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "plain":
+        monkeypatch.setattr(module, "find_spec", lambda name: None)
+    return str(request.param)
+
+
+def brute_force(users: Tensor, items: Tensor, k: int, rows: Tensor, hidden: list[set[int]]) -> list[list[int]]:
+    """Python's sort by (score descending, place ascending)."""
+    scores = (users.double() @ items.double().T).tolist()
+    lists = []
+    for b, row in enumerate(rows.tolist()):
+        places = tie_order(torch.tensor(row), torch.arange(len(items))).tolist()
+        left = [i for i in range(len(items)) if i not in hidden[b]]
+        left.sort(key=lambda i: (-scores[b][i], places[i]))
+        lists.append((left + [-1] * k)[: min(k, len(items))])
+    return lists
+
+
+def pointers(hidden: list[set[int]]) -> tuple[Tensor, Tensor]:
+    counts = torch.tensor([0, *(len(one) for one in hidden)])
+    return counts.cumsum(0), torch.tensor([i for one in hidden for i in sorted(one)], dtype=torch.int64)
+
+
+def integers(count: int, d: int, seed: int, dtype: torch.dtype) -> Tensor:
+    """Embeddings whose products are exact and often equal."""
+    return torch.randint(-1, 2, (count, d), generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("count", "total", "d", "k"), [(7, 50, 3, 5), (300, 70, 2, 20), (3, 9000, 4, 34), (5, 4, 3, 9)]
+)
+def test_is_the_head_of_a_sort_with_many_ties(
+    path: str, count: int, total: int, d: int, k: int, dtype: torch.dtype
+) -> None:
+    users, items = integers(count, d, 1, dtype), integers(total, d, 2, dtype)
+    rows = torch.randperm(10_000, generator=torch.Generator().manual_seed(3))[:count]
+    hidden = [set(range(b % 4, total, 1 + b % 5)) for b in range(count)]
+    found, values = top_k(users, items, k, rows=rows, seen=pointers(hidden))
+    assert found.tolist() == brute_force(users, items, k, rows, hidden)
+    exact = torch.where(found >= 0, (users @ items.T).gather(1, found.clamp(min=0)), -math.inf)
+    assert torch.equal(values, exact)
+    assert not (values.signbit() & (values == 0)).any()
+
+
+@given(
+    count=st.integers(1, 12), total=st.integers(1, 60), d=st.integers(1, 5), k=st.integers(1, 70),
+    share=st.floats(0, 1), seed=st.integers(0, 999),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_any_size(count: int, total: int, d: int, k: int, share: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    users, items = integers(count, d, seed, torch.float32), integers(total, d, seed + 1, torch.float32)
+    left_out = torch.rand(count, total, generator=generator) < share
+    hidden = [set(row.nonzero()[:, 0].tolist()) for row in left_out]
+    found, _ = top_k(users, items, k, seen=pointers(hidden))
+    assert found.tolist() == brute_force(users, items, k, torch.arange(count), hidden)
+
+
+def test_real_numbers_and_several_tiles(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_TILE", 1000)
+    generator = torch.Generator().manual_seed(0)
+    users, items = (torch.randn(n, 16, generator=generator, dtype=torch.float64) for n in (530, 9001))
+    found, values = top_k(users, items, 11)
+    wanted, order = (users @ items.T).sort(dim=1, descending=True)
+    assert torch.equal(found, order[:, :11])
+    torch.testing.assert_close(values, wanted[:, :11])
+
+
+@pytest.mark.skipif(find_spec("numba") is None, reason="no Numba")
+def test_the_number_of_threads_changes_nothing() -> None:
+    users, items = integers(500, 4, 1, torch.float32), integers(5000, 4, 2, torch.float32)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    one = top_k(users, items, 20)
+    torch.set_num_threads(3)
+    other = top_k(users, items, 20)
+    torch.set_num_threads(threads)
+    assert torch.equal(one[0], other[0])
+    assert torch.equal(one[1], other[1])
+
+
+def test_a_longer_list_begins_with_the_shorter_one(path: str) -> None:
+    users, items = integers(20, 3, 1, torch.float32), integers(300, 3, 2, torch.float32)
+    assert torch.equal(top_k(users, items, 50)[0][:, :7], top_k(users, items, 7)[0])
+
+
+def test_half_types_and_layouts(path: str) -> None:
+    users, items = integers(20, 3, 1, torch.float32), integers(300, 3, 2, torch.float32)
+    wanted = top_k(users, items, 7)[0]
+    assert torch.equal(top_k(users.bfloat16(), items.bfloat16(), 7)[0], wanted)
+    assert torch.equal(top_k(users.T.contiguous().T, items.repeat(1, 2)[:, :3], 7)[0], wanted)
+
+
+def test_nobody_and_nothing(path: str) -> None:
+    assert top_k(torch.ones(0, 3), torch.ones(5, 3), 2)[0].shape == (0, 2)
+    assert top_k(torch.ones(4, 3), torch.ones(0, 3), 2)[0].shape == (4, 0)
+    everything = pointers([{0, 1, 2}])
+    found, values = top_k(torch.ones(1, 2), torch.ones(3, 2), 2, seen=everything)
+    assert found.tolist() == [[-1, -1]]
+    assert values.tolist() == [[-math.inf, -math.inf]]
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, 3e38])
+def test_refuses_what_cannot_be_ranked(path: str, wrong: float) -> None:
+    items = torch.ones(5, 3)
+    items[2, 1] = wrong
+    with pytest.raises(InfodclGeoError, match="NaN or infinite"):
+        top_k(torch.ones(2, 3), items, 2)
+    with pytest.raises(OptionError, match="k must be"):
+        top_k(torch.ones(2, 3), torch.ones(5, 3), 0)
+    with pytest.raises(InfodclGeoError, match="one type"):
+        top_k(torch.ones(2, 3), torch.ones(5, 4), 1)
+    with pytest.raises(InfodclGeoError, match="ptr"):
+        top_k(torch.ones(2, 3), torch.ones(5, 3), 1, seen=(torch.zeros(2, dtype=torch.int64), torch.zeros(0)))
