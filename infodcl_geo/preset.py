@@ -81,7 +81,7 @@ def rungs(count: int, epochs: int) -> list[tuple[int, int]]:
         if count < 2:
             break
         found.append((count, share // count))
-        count = max(1, count // KEPT)
+        count = -(-count // KEPT)
     return found
 
 

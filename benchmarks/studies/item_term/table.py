@@ -126,6 +126,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--ablations", action="store_true", help="InfoDCL with the EASE channel, without its parts")
     parser.add_argument("--minutes", type=float, help="of CPU, after which nothing more is trained")
+    parser.add_argument("--only", nargs="+", help="labels of the models that are run")
     parser.add_argument("--patience", type=int, default=50)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", default=str(Path(__file__).parent / "results"))
@@ -144,6 +145,8 @@ def main() -> None:
         entries = []
         for seed in arguments.seeds:
             for label, config in configurations(data, arguments.ablations).items():
+                if arguments.only and label not in arguments.only:
+                    continue
                 if config.recipe.closed_form and seed != arguments.seeds[0]:
                     continue
                 if arguments.minutes is not None and time.process_time() > 60 * arguments.minutes:
@@ -151,7 +154,8 @@ def main() -> None:
                     continue
                 config = config if config.recipe.closed_form else config.changed(seed=seed, patience=arguments.patience)
                 entries += entries_of(data, label, config, terms, table, arguments.device)
-        report(entries)
+        if any(entry.studied for entry in entries):
+            report(entries)
 
 
 if __name__ == "__main__":
