@@ -32,6 +32,8 @@ CHANNELS = ("user", "ease", "user,ease")
 """Channels that are tried, of models that read channels made of interactions."""
 HEAVIER = {"contrast": 3.0, "reconstruction": 10.0}
 """Factors of the weights that are tried as a whole, of models that have them."""
+TERM_WEIGHTS = (0.0, 0.2, 0.5, 1.0)
+"""Weights of the item term with which candidates are judged, of which each costs a ranking."""
 KEPT = 3
 """Of so many candidates one goes on."""
 
@@ -81,7 +83,7 @@ def rungs(count: int, epochs: int) -> list[tuple[int, int]]:
         if count < 2:
             break
         found.append((count, share // count))
-        count = max(1, count // KEPT)
+        count = -(-count // KEPT)
     return found
 
 
@@ -130,8 +132,10 @@ class _Search:
         return self._with_term(run.scorer)
 
     def _with_term(self, scorer: Scorer) -> float:
-        choice = choose_term(scorer, self.terms, self.data)
-        return max(value for by_weight in choice.ndcg.values() for value in by_weight.values())
+        choice = choose_term(scorer, self.terms, self.data, weights=TERM_WEIGHTS)
+        # The form that suits the first candidate judges the others; the trained model is asked for its own again.
+        self.terms = {choice.form: self.terms[choice.form]}
+        return choice.ndcg[choice.form].get(choice.weight, 0.0)
 
 
 def search_epochs(training: TrainOptions) -> int:

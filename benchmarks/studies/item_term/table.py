@@ -73,26 +73,26 @@ def entries_of(
     plain = score(data, fit(data, config, ks=KS, progress=False, device=device), ks=KS, device=device)
     seconds = time.process_time() - begin
     runs: list[Run] = [plain]
-    choice = ""
+    choice: dict[str, float] = {}
     if len(labels) > 1:
         begin = time.process_time()
         found = add_term(plain.scorer, data, terms=terms, device=device)
         termed = replace(plain, scorer=found.scorer, result=replace(plain.result))
         termed.result.validation = rank(data, found.scorer, "valid", ks=KS, device=device).mean()
         runs.append(score(data, termed, ks=KS, device=device))
-        choice = f"{found.form} {'' if found.l2 is None else f'l2 {found.l2:g} '}w {found.weight:g}"
-        choice += f" ({time.process_time() - begin:.0f} s)"
+        choice = {"term_slim": int(found.form == "slim"), "term_l2": found.l2 or 0, "term_weight": found.weight}
+        choice["term_cpu_seconds"] = round(time.process_time() - begin, 1)
     result = []
     for name, key, one in zip(labels, keys, runs, strict=True):
         entry = entry_of(one, data, key, METRICS, name)
-        row = {**entry.row, "cpu_seconds": round(seconds, 1), "term": choice if "+" in name else "", "device": device}
+        row = {**entry.row, "cpu_seconds": round(seconds, 1), **(choice if "+" in name else {})}
         entry = replace(entry, row=row)
         table.add(entry)
         result.append(entry)
         print(
             f"{data.name}, {name}, seed {config.training.seed}: valid {row['valid ndcg@20']:.4f}, test "
             f"{row['test recall@20']:.4f} / {row['test ndcg@20']:.4f}, epoch {row['best_epoch']} of "
-            f"{row['epochs_run']}, {seconds:.0f} s of CPU {row['term']}",
+            f"{row['epochs_run']}, {seconds:.0f} s of CPU {choice if '+' in name else ''}",
             flush=True,
         )
     return result
@@ -126,6 +126,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--ablations", action="store_true", help="InfoDCL with the EASE channel, without its parts")
     parser.add_argument("--minutes", type=float, help="of CPU, after which nothing more is trained")
+    parser.add_argument("--only", nargs="+", help="labels of the models that are run")
     parser.add_argument("--patience", type=int, default=50)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", default=str(Path(__file__).parent / "results"))
@@ -144,6 +145,8 @@ def main() -> None:
         entries = []
         for seed in arguments.seeds:
             for label, config in configurations(data, arguments.ablations).items():
+                if arguments.only and label not in arguments.only:
+                    continue
                 if config.recipe.closed_form and seed != arguments.seeds[0]:
                     continue
                 if arguments.minutes is not None and time.process_time() > 60 * arguments.minutes:
@@ -151,7 +154,8 @@ def main() -> None:
                     continue
                 config = config if config.recipe.closed_form else config.changed(seed=seed, patience=arguments.patience)
                 entries += entries_of(data, label, config, terms, table, arguments.device)
-        report(entries)
+        if any(entry.studied for entry in entries):
+            report(entries)
 
 
 if __name__ == "__main__":
