@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": "score a saved model",
     "recommend": "recommend items to users of a saved model",
     "export": "write the embeddings of a saved model for other programs",
+    "report": "make one page of tables and figures of runs",
     "inspect": "print what a data set and its channels hold",
 }
 
