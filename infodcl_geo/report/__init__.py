@@ -111,7 +111,9 @@ def _data(material: Material, prefix: str) -> Section:
     if isinstance(source, Interactions):
         held = torch.cat([train, valid], dim=1)
         rows.append(("test pairs in training or validation (leak)", str(_common(held, source.test, items))))
-        rows.append(("test users without a training interaction", str(int((of_users[source.test[0].unique()] == 0).sum()))))
+        rows.append(
+            ("test users without a training interaction", str(int((of_users[source.test[0].unique()] == 0).sum())))
+        )
     table = Table(f"{prefix}-data", "Sizes, split and leaks", ["what", "value"], rows)
     pictures = [
         figures.degrees(f"{prefix}-user-degrees", "Training interactions of users", of_users),
@@ -135,7 +137,9 @@ def _models(material: Material, prefix: str) -> Section:
     metric = f"ndcg@{material.k}"
     points = []
     for label in material.labels:
-        runs = [e for e in material.entries if e.label == label and seconds_of(e) >= 0 and values([e], f"test {metric}")]
+        runs = [
+            e for e in material.entries if e.label == label and seconds_of(e) >= 0 and values([e], f"test {metric}")
+        ]
         if runs:
             points.append((label, [seconds_of(e) for e in runs], values(runs, f"test {metric}")))
     pictures = [figures.against_time(f"{prefix}-time", points, metric)] if points else []

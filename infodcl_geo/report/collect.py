@@ -126,7 +126,9 @@ def collect(folder: str | Path, notes: list[str]) -> list[Material]:
             material(str(run.content.get("data", "")), record.fingerprint if record else "").runs.append(run)
     if not kept:
         why = f" ({notes[0]})" if notes else ""
-        raise FileError(f"{place}: holds no metrics.json and no table of runs{why}; train with --out, or report --quick")
+        raise FileError(
+            f"{place}: holds no metrics.json and no table of runs{why}; train with --out, or report --quick"
+        )
     found = list(kept.values())
     for one in found:
         _unite(one, notes)
@@ -297,7 +299,11 @@ def model_table(material: Material) -> tuple[list[str], list[list[str]], str]:
     sizes = {entry.per_user[metric].size if metric in entry.per_user else 0 for entry in material.entries}
     baseline = best_baseline(material.entries, metric)
     if len(groups) < 2 or len(sizes) != 1 or 0 in sizes or baseline is None:
-        return headers, rows, "No test of significance: the metrics of each user of all runs are needed, see compare --out."
+        return (
+            headers,
+            rows,
+            "No test of significance: the metrics of each user of all runs are needed, see compare --out.",
+        )
     gaps = differences(material.entries, metric, baseline)
     headers += [f"{metric} minus {baseline}", "p"]
     for row in rows:

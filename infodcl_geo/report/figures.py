@@ -136,7 +136,9 @@ def against_time(name: str, points: Sequence[tuple[str, list[float], list[float]
             axes.set_xscale("log")
         _legend(axes)
 
-    caption = "Training with what happens once before it; evaluation not counted. Times hold for the machine of the run."
+    caption = (
+        "Training with what happens once before it; evaluation not counted. Times hold for the machine of the run."
+    )
     return _picture(name, "Quality against training time", caption, draw)
 
 

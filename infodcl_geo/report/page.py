@@ -146,11 +146,15 @@ def _colours(series: Sequence[str], **named: str) -> str:
     return "".join(f"--{name}:{colour};" for name, colour in pairs.items())
 
 
-_STYLE = f"""
-:root{{color-scheme:light dark;{_colours(LIGHT, ink="#1b1b1e", soft="#5a5a62", paper="#ffffff", card="#f6f6f8",
-    grid="#c4c4ca", link="#005a94")}}}
-@media (prefers-color-scheme:dark){{:root{{{_colours(DARK, ink="#ececef", soft="#a9a9b2", paper="#16171a",
-    card="#202227", grid="#4a4c55", link="#7cc0f2")}}}}}""" + """
+_STYLE = (
+    f"""
+:root{{color-scheme:light dark;{
+        _colours(LIGHT, ink="#1b1b1e", soft="#5a5a62", paper="#ffffff", card="#f6f6f8", grid="#c4c4ca", link="#005a94")
+    }}}
+@media (prefers-color-scheme:dark){{:root{{{
+        _colours(DARK, ink="#ececef", soft="#a9a9b2", paper="#16171a", card="#202227", grid="#4a4c55", link="#7cc0f2")
+    }}}}}"""
+    + """
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
 main{max-width:1200px;margin:0 auto;padding:1.5rem 1rem 4rem}
@@ -177,3 +181,4 @@ margin-left:.35rem;text-decoration:none;white-space:nowrap}
 .get:hover,.get:focus-visible{border-color:var(--link)}
 @media print{.get{display:none}figure{break-inside:avoid}}
 """
+)

@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks" / "studies" / "faults"))
 
-import fuzz  # noqa: E402
+import fuzz
 
 
 @pytest.mark.filterwarnings("ignore")
