@@ -61,9 +61,7 @@ def main(argv: Sequence[str]) -> int:
         def say(line: str) -> None:
             print(line, file=sys.stderr)
 
-        failures = train_quickly(
-            data, data_options, folder, minutes=options.minutes, epochs=options.epochs, say=say
-        )
+        failures = train_quickly(data, data_options, folder, minutes=options.minutes, epochs=options.epochs, say=say)
         failed = bool(failures)
         notes.append(
             f"Trained quickly: at most {options.epochs} epochs and {options.minutes:g} minutes, default options, one "

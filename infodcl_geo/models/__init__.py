@@ -93,4 +93,15 @@ COMPARED: tuple[str, ...] = ("popularity", "lightgcn", "infodcl")
 QUICK: tuple[str, ...] = ("popularity", "svd", "ease", "mf", "infodcl")
 """What a first look at a data set trains, the fastest first."""
 
-__all__ = ["COMPARED", "QUICK", "RECIPES", "Batch", "EmbeddingModel", "Fitted", "Inputs", "Model", "Recipe", "find_recipe"]
+__all__ = [
+    "COMPARED",
+    "QUICK",
+    "RECIPES",
+    "Batch",
+    "EmbeddingModel",
+    "Fitted",
+    "Inputs",
+    "Model",
+    "Recipe",
+    "find_recipe",
+]
