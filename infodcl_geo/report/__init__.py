@@ -111,10 +111,9 @@ def _data(material: Material, prefix: str) -> Section:
     if isinstance(source, Interactions):
         held = torch.cat([train, valid], dim=1)
         rows.append(("test pairs in training or validation (leak)", str(_common(held, source.test, items))))
-        rows.append(
-            ("test users without a training interaction", str(int((of_users[source.test[0].unique()] == 0).sum())))
-        )
-    table = Table(f"{prefix}-data", "Sizes, split and leaks", ["what", "value"], rows)
+        strangers = int((of_users[source.test[0].unique().numpy()] == 0).sum())
+        rows.append(("test users without a training interaction", str(strangers)))
+    table = Table(f"{prefix}-data", "Sizes, split and leaks", ["what", "value"], rows, wide=True)
     pictures = [
         figures.degrees(f"{prefix}-user-degrees", "Training interactions of users", of_users),
         figures.degrees(f"{prefix}-item-degrees", "Training interactions of items", of_items),
@@ -137,23 +136,26 @@ def _models(material: Material, prefix: str) -> Section:
     metric = f"ndcg@{material.k}"
     points = []
     for label in material.labels:
-        runs = [
-            e for e in material.entries if e.label == label and seconds_of(e) >= 0 and values([e], f"test {metric}")
-        ]
+        of_label = [entry for entry in material.entries if entry.label == label]
+        runs = [entry for entry in of_label if seconds_of(entry) >= 0 and values([entry], f"test {metric}")]
         if runs:
             points.append((label, [seconds_of(e) for e in runs], values(runs, f"test {metric}")))
-    pictures = [figures.against_time(f"{prefix}-time", points, metric)] if points else []
+    pictures = [figures.against_time(f"{prefix}-time", points, metric, material.numbers)] if points else []
     return Section("Models", [table], pictures)
 
 
 def _training(material: Material, prefix: str) -> Section:
     title, metric = "Training", f"ndcg@{material.k}"
-    by_epoch, by_time, losses = {}, {}, []
+    by_epoch: dict[str, tuple[list[float], list[float]]] = {}
+    by_time: dict[str, tuple[list[float], list[float]]] = {}
+    losses: list[figures.Picture] = []
+    numbers: dict[str, int] = {}
     for run in material.runs:
         history = run.history
         checked = [row for row in history if metric in row and "epoch" in row]
         label = run.label if run.label not in by_epoch else f"{run.label}, seed {run.seed}"
         if checked:
+            numbers[label] = material.numbers[run.label] if label == run.label else len(material.labels) + len(numbers)
             by_epoch[label] = ([row["epoch"] for row in checked], [row[metric] for row in checked])
             if all("seconds" in row for row in checked):
                 by_time[label] = ([row["seconds"] for row in checked], by_epoch[label][1])
@@ -165,17 +167,21 @@ def _training(material: Material, prefix: str) -> Section:
                 lines[term] = tuple(zip(*found, strict=True))
         if lines and len(losses) < 12:
             losses.append(figures.curves(
-                f"{prefix}-loss-{len(losses) + 1}", f"Losses of {label}", "Mean of each term over the steps of an epoch.",
+                f"{prefix}-loss-{len(losses) + 1}", f"Losses of {label}", "Mean over the steps of an epoch.",
                 lines, ("epoch", "loss"), logarithmic=True,
             ))  # fmt: skip
     if not by_epoch and not losses:
         return Section(title, absent="No run here was trained by epochs, or none has its history.")
     pictures = []
-    for name, axis, lines in (("epochs", "epoch", by_epoch), ("seconds", "seconds", by_time)):
-        if lines:
+    selects = f"{metric} on validation, which selects the epoch"
+    for name, axis, of, caption in (
+        ("epochs", "epoch", by_epoch, f"{selects}."),
+        ("seconds", "seconds", by_time, f"{selects}; since training started, validations included."),
+    ):
+        if of:
             pictures.append(figures.curves(
-                f"{prefix}-validation-{name}", f"Validation by {name}", f"{metric} on validation, which selects the epoch.",
-                lines, (axis, f"validation {metric}"),
+                f"{prefix}-validation-{name}", f"Validation by {name}", caption, of, (axis, f"validation {metric}"),
+                numbers=numbers,
             ))  # fmt: skip
     return Section(title, pictures=[*pictures, *losses])
 
@@ -201,8 +207,8 @@ def _groups(material: Material, prefix: str) -> Section:
         heading = f"Test {name} by degree of the {what}"
         tables.append(Table(f"{prefix}-by-{what}", heading, ["model", *sizes], rows, caption))
         pictures.append(figures.by_group(
-            f"{prefix}-by-{what}-figure", heading, "Groups of few are noisy: the table has their sizes.", list(sizes), means,
-            (f"training interactions of the {what}", name),
+            f"{prefix}-by-{what}-figure", heading, "Groups of few are noisy: the table has their sizes.",
+            list(sizes), means, (f"training interactions of the {what}", name), material.numbers,
         ))  # fmt: skip
     return Section(title, tables, pictures, "" if tables else "No run here has its metrics by degree.")
 
@@ -226,8 +232,8 @@ def _beyond(material: Material, prefix: str, notes: list[str]) -> Section:
     if not rows:
         return Section(title, absent="No saved model here whose lists could be looked at.")
     caption = (
-        f"Of lists of {k} items for at most {_LISTS} users spread evenly over those with a training interaction, items of "
-        "training and validation left out. Coverage is the share of the catalogue that is shown (of more users it is "
+        f"Of lists of {k} items for at most {_LISTS} users spread evenly over those with a training interaction, items "
+        "of training and validation left out. Coverage is the share of the catalogue that is shown (of more users it is "
         "larger); Gini is 0 where every item is shown as often; novelty in bits; popularity is the mean number of "
         "training interactions of what is shown."
     )
@@ -262,7 +268,7 @@ def _examples(material: Material, prefix: str, notes: list[str]) -> Section:
         caption = "" if material.data is None else "✓ marks an item that the user took in the test split."
         name = re.sub(r"\s+", " ", str(user))
         tables.append(Table(
-            f"{prefix}-user-{number}", f"User {name}: {int(degree[row])} training interactions", ["", "items, best first"],
-            lines, caption, wide=True,
+            f"{prefix}-user-{number}", f"User {name}: {int(degree[row])} training interactions",
+            ["", "items, best first"], lines, caption, wide=True,
         ))  # fmt: skip
     return Section(title, tables)

@@ -76,6 +76,11 @@ class Material:
         return list(dict.fromkeys(entry.label for entry in self.entries))
 
     @property
+    def numbers(self) -> dict[str, int]:
+        """A number for each label, so that it looks alike in all figures."""
+        return {label: number for number, label in enumerate(self.labels)}
+
+    @property
     def models(self) -> dict[str, Recommender]:
         """One saved model of each label."""
         found: dict[str, Recommender] = {}
@@ -126,9 +131,7 @@ def collect(folder: str | Path, notes: list[str]) -> list[Material]:
             material(str(run.content.get("data", "")), record.fingerprint if record else "").runs.append(run)
     if not kept:
         why = f" ({notes[0]})" if notes else ""
-        raise FileError(
-            f"{place}: holds no metrics.json and no table of runs{why}; train with --out, or report --quick"
-        )
+        raise FileError(f"{place}: holds no metrics.json and no table of runs{why}; train --out, or report --quick")
     found = list(kept.values())
     for one in found:
         _unite(one, notes)
@@ -299,11 +302,7 @@ def model_table(material: Material) -> tuple[list[str], list[list[str]], str]:
     sizes = {entry.per_user[metric].size if metric in entry.per_user else 0 for entry in material.entries}
     baseline = best_baseline(material.entries, metric)
     if len(groups) < 2 or len(sizes) != 1 or 0 in sizes or baseline is None:
-        return (
-            headers,
-            rows,
-            "No test of significance: the metrics of each user of all runs are needed, see compare --out.",
-        )
+        return headers, rows, "No test of significance: it needs the metrics of each user, see compare --out."
     gaps = differences(material.entries, metric, baseline)
     headers += [f"{metric} minus {baseline}", "p"]
     for row in rows:
@@ -311,7 +310,7 @@ def model_table(material: Material) -> tuple[list[str], list[list[str]], str]:
         p = "" if gap is None else "< 0.0001" if gap.p_value < 1e-4 else f"{gap.p_value:.2g}"
         row += ["", ""] if gap is None else [f"{gap.mean:+.4f}", p]
     return headers, rows, (
-        f"The last two columns compare with {baseline}, the best baseline on validation: mean difference over the users "
-        "and p of the paired two-sided t-test over the users, adjusted by Holm's method. It speaks of other users, not "
+        f"The last two columns compare with {baseline}, the best baseline on validation: mean difference over the "
+        "users and p of the paired two-sided t-test over the users, adjusted by Holm's method. It speaks of other users, not "
         "of other seeds."
     )  # fmt: skip

@@ -21,7 +21,7 @@ LIGHT = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b07a00", "#56b4e9", "#767
 DARK = ("#5aaee8", "#ff8f4d", "#2cc79b", "#e8a5cb", "#f0c04a", "#9ad8ff", "#b0b0b0")
 _INK, _GRID = "#1b1b1e", "#b9b9be"
 _MARKERS, _DASHES = "osD^vPX", ("-", "--", ":", "-.")
-_SIZE = (4.8, 3.3)
+_SIZE = (4.1, 3.0)
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,22 @@ def style(number: int) -> dict[str, Any]:
     }
 
 
+def _logarithmic(axis: Any, span: Sequence[float]) -> None:
+    """A logarithmic scale with plain numbers, more of them where it spans little."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    positive = [value for value in span if value > 0]
+    decades = math.log10(max(positive) / min(positive))
+    getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
+    axis.set_major_locator(LogLocator(subs=(1.0,) if decades > 2.5 else (1.0, 2.0, 5.0), numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _from_zero(axes: Any) -> None:
+    axes.set_ylim(0, 1.06 * max(axes.dataLim.y1, 1e-12) if math.isfinite(axes.dataLim.y1) else 1)
+
+
 def _legend(axes: Any) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
@@ -113,48 +129,53 @@ def degrees(name: str, title: str, counts: npt.NDArray[np.int64]) -> Picture:
         positive = counts[counts > 0]
         largest = int(positive.max(initial=1))
         edges = np.unique(np.round(np.geomspace(1, largest + 1, 22)).astype(int)) - 0.5
-        axes.hist(positive, bins=edges, color=LIGHT[0], edgecolor=_GRID, linewidth=0.4)
-        axes.set(xscale="log", yscale="log", xlabel="training interactions", ylabel="how many have them")
-        axes.set_xticks(ticks := [t for t in (1, 3, 10, 30, 100, 300, 1000, 10000, 100000) if t <= largest])
-        axes.set_xticklabels(map(str, ticks))
-        axes.minorticks_off()
+        heights = axes.hist(positive, bins=edges, color=LIGHT[0], edgecolor=_GRID, linewidth=0.4)[0]
+        axes.set(xlabel="training interactions", ylabel="how many have them")
+        _logarithmic(axes.xaxis, (1, max(2, largest)))
+        _logarithmic(axes.yaxis, (1, max(2, *heights)))
+        axes.set_ylim(bottom=0.7)
+        axes.set_xlim(0.51, 1.3 * max(2, largest))
 
     zero = int((counts == 0).sum())
     caption = f"Both axes are logarithmic; {zero} without a training interaction are not shown."
     return _picture(name, title, caption, draw)
 
 
-def against_time(name: str, points: Sequence[tuple[str, list[float], list[float]]], metric: str) -> Picture:
-    """Test quality against training time; one point a run."""
+def against_time(name: str, points: Sequence[tuple[str, list[float], list[float]]], metric: str,
+                 numbers: Mapping[str, int]) -> Picture:  # fmt: skip
+    """Test quality against training time; one point a run: label, seconds and qualities."""
 
     def draw(axes: Any) -> None:
-        for number, (label, seconds, quality) in enumerate(points):
-            axes.plot(seconds, quality, **{**style(number), "linestyle": "none"}, markersize=7, label=_label(label))
+        for label, seconds, quality in points:
+            look = {**style(numbers[label]), "linestyle": "none", "markersize": 7}
+            axes.plot(seconds, quality, **look, label=_label(label))
         positive = [s for _, seconds, _ in points for s in seconds]
-        axes.set(xlabel="seconds of training", ylabel=f"test {metric}", ylim=(0, None))
+        axes.set(xlabel="seconds of training", ylabel=f"test {metric}")
         if min(positive) > 0:
-            axes.set_xscale("log")
+            _logarithmic(axes.xaxis, positive)
+            axes.margins(x=0.12)
+        _from_zero(axes)
         _legend(axes)
 
-    caption = (
-        "Training with what happens once before it; evaluation not counted. Times hold for the machine of the run."
-    )
+    caption = "Training with what happens once before it, without evaluation, on the machine of the run."
     return _picture(name, "Quality against training time", caption, draw)
 
 
 def curves(
     name: str, title: str, caption: str, lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    axis: tuple[str, str], *, logarithmic: bool = False,
+    axis: tuple[str, str], *, numbers: Mapping[str, int] | None = None, logarithmic: bool = False,
 ) -> Picture:  # fmt: skip
-    """Lines by label: ``x`` and ``y`` of each."""
+    """Lines by label: ``x`` and ``y`` of each; ``numbers`` are those of :func:`style`."""
 
     def draw(axes: Any) -> None:
         for number, (label, (x, y)) in enumerate(lines.items()):
-            axes.plot(x, y, **style(number), markevery=max(1, len(x) // 12), label=_label(label))
+            look = style(numbers[label] if numbers else number)
+            axes.plot(x, y, **look, markevery=max(1, len(x) // 12), label=_label(label))
         axes.set(xlabel=axis[0], ylabel=axis[1])
         if logarithmic and all(value > 0 for _, y in lines.values() for value in y):
-            axes.set_yscale("log")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+            _logarithmic(axes.yaxis, [value for _, y in lines.values() for value in y])
+        if axis[0] == "epoch":
+            axes.xaxis.get_major_locator().set_params(integer=True)
         _legend(axes)
 
     return _picture(name, title, caption, draw)
@@ -162,16 +183,17 @@ def curves(
 
 def by_group(
     name: str, title: str, caption: str, groups: Sequence[str], lines: Mapping[str, Mapping[str, float]],
-    axis: tuple[str, str],
+    axis: tuple[str, str], numbers: Mapping[str, int],
 ) -> Picture:  # fmt: skip
     """A value for each group of degrees, a line for each label; groups without a value are gaps."""
 
     def draw(axes: Any) -> None:
-        for number, (label, found) in enumerate(lines.items()):
+        for label, found in lines.items():
             y = [found.get(group, math.nan) for group in groups]
-            axes.plot(range(len(groups)), y, **style(number), label=_label(label))
+            axes.plot(range(len(groups)), y, **style(numbers[label]), label=_label(label))
         axes.set_xticks(range(len(groups)), [_label(group) for group in groups])
-        axes.set(xlabel=axis[0], ylabel=axis[1], ylim=(0, None))
+        axes.set(xlabel=axis[0], ylabel=axis[1])
+        _from_zero(axes)
         _legend(axes)
 
     return _picture(name, title, caption, draw)

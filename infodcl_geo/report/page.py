@@ -37,7 +37,10 @@ class Table:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([csv_cell(cell) for cell in self.headers])
-        writer.writerows([[cell if _is_number(cell) else csv_cell(cell) for cell in row] for row in self.rows])
+        # A dash alone stands for no value, and is no formula.
+        writer.writerows(
+            [[cell if cell == "-" or _is_number(cell) else csv_cell(cell) for cell in row] for row in self.rows]
+        )
         return text.getvalue()
 
 
@@ -80,7 +83,7 @@ def _download(name: str, kind: str, content: str) -> str:
 
 
 def _table(table: Table) -> str:
-    numeric = [all(_is_number(row[n].partition(" ±")[0] or "0") or row[n] == "-" for row in table.rows)
+    numeric = [all(_is_number(row[n].partition(" ±")[0].removeprefix("< ")) or row[n] in ("", "-") for row in table.rows)
                for n in range(len(table.headers))]  # fmt: skip
     kinds = [' class="n"' if is_number else "" for is_number in numeric]
     head = "".join(f'<th scope="col"{k}>{_text(cell)}</th>' for cell, k in zip(table.headers, kinds, strict=True))
@@ -92,9 +95,10 @@ def _table(table: Table) -> str:
         for row in table.rows
     )  # fmt: skip
     caption = f"<p>{_text(table.caption)}</p>" if table.caption else ""
+    title, kind = _text(table.title), "scroll wide" if table.wide else "scroll"
     return (
-        f'<div class="table" id="{table.name}"><h4>{_text(table.title)} {_download(table.name, "csv", table.csv())}</h4>'
-        f'<div class="scroll{" wide" if table.wide else ""}" tabindex="0" role="region" aria-label="{_text(table.title)}">'
+        f'<div class="table" id="{table.name}"><h4>{title} {_download(table.name, "csv", table.csv())}</h4>'
+        f'<div class="{kind}" tabindex="0" role="region" aria-label="{title}">'
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{caption}</div>\n"
     )
 
@@ -137,7 +141,8 @@ def render(title: str, subtitle: str, chapters: Sequence[Chapter], notes: Sequen
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
         f"<title>{_text(title)}</title>\n<style>{_STYLE}</style></head>\n"
-        f'<body><main><h1>{_text(title)}</h1>\n<p class="sub">{_text(subtitle)}</p>\n{"".join(body)}</main></body></html>\n'
+        f'<body><main><h1>{_text(title)}</h1>\n<p class="sub">{_text(subtitle)}</p>\n'
+        f"{''.join(body)}</main></body></html>\n"
     )
 
 
@@ -171,13 +176,14 @@ table{border-collapse:collapse;font-size:.875rem;width:100%}
 th,td{padding:.35rem .7rem;text-align:left;vertical-align:top;border-top:1px solid var(--grid);white-space:nowrap}
 thead th{border-top:0;background:var(--card);font-weight:600}
 tbody th{font-weight:600}
+thead th{white-space:normal;min-width:4rem}
 .n{text-align:right;font-variant-numeric:tabular-nums}
-.wide td{white-space:normal;min-width:12rem;overflow-wrap:anywhere}
+.wide td,.wide th{white-space:normal;min-width:5.5rem;overflow-wrap:anywhere}
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,340px),1fr));gap:1rem}
 figure{margin:0;min-width:0;padding:.9rem;background:var(--card);border-radius:8px}
 svg{display:block;width:100%;height:auto;max-width:560px;margin:0 auto}
-.get{font-size:.75rem;font-weight:500;color:var(--link);border:1px solid var(--grid);border-radius:4px;padding:.1rem .45rem;
-margin-left:.35rem;text-decoration:none;white-space:nowrap}
+.get{font-size:.75rem;font-weight:500;color:var(--link);border:1px solid var(--grid);border-radius:4px;
+padding:.1rem .45rem;margin-left:.35rem;text-decoration:none;white-space:nowrap}
 .get:hover,.get:focus-visible{border-color:var(--link)}
 @media print{.get{display:none}figure{break-inside:avoid}}
 """
