@@ -89,7 +89,7 @@ print(f"torch-{v}+" + ("cu" + torch.version.cuda.replace(".", "") if torch.versi
 if [ "$command" = test ]; then
     install "[test]"
     echo "run.sh: tests without torch-sparse" >&2
-    INFODCL_GEO_TORCH_SPARSE=0 .venv/bin/python -m pytest "$@"
+    INFODCL_GEO_TORCH_SPARSE=0 OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --dist worksteal "$@"
     if ! torch_sparse_works; then
         build_torch_sparse
         # A wheel kept from another torch installs but does not load.
@@ -97,7 +97,7 @@ if [ "$command" = test ]; then
     fi
     .venv/bin/python -c 'import torch_sparse, torch_scatter'
     echo "run.sh: tests with torch-sparse" >&2
-    INFODCL_GEO_TORCH_SPARSE=1 .venv/bin/python -m pytest "$@"
+    INFODCL_GEO_TORCH_SPARSE=1 OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --dist worksteal "$@"
 else
     install ""
     .venv/bin/infodcl-geo compare "$@"

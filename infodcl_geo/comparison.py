@@ -185,12 +185,12 @@ class TableFile:
     def rows(self) -> list[dict[str, str]]:
         """The rows of the CSV as it is now, every cell as text; empty if there is none."""
         try:
-            text = read_file(self.path).decode() if self.path.exists() else ""
+            text = read_file(self.path).decode() if self.path.exists() else None
         except FileError as error:
             raise TableError(str(error)) from error
         except UnicodeDecodeError as error:
             raise TableError(f"{self.path}: no table of runs ({' '.join(str(error).split())})") from error
-        if not text:
+        if text is None:
             return []
         if "\0" in text:
             raise TableError(f"{self.path}: no table of runs (it has a NUL)")

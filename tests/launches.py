@@ -61,6 +61,8 @@ class Call(NamedTuple):
 def _describe(value: Any) -> Any:
     if isinstance(value, Tensor):
         return Like(tuple(value.shape), value.stride(), value.storage_offset() % 16, value.dtype)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(_describe, value))
     if isinstance(value, list | tuple):
         return tuple(map(_describe, value))
     return value
@@ -69,6 +71,8 @@ def _describe(value: Any) -> Any:
 def _revive(value: Any) -> Any:
     if isinstance(value, Like):
         return value.make()
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(_revive, value))
     return [_revive(x) for x in value] if isinstance(value, tuple) else value
 
 

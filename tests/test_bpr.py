@@ -157,10 +157,14 @@ def test_the_same_bits_twice_and_in_pieces(path: str, dtype: torch.dtype) -> Non
     torch.testing.assert_close(pieces[2], whole[2], rtol=1e-14, atol=0)
 
 
+# Where gradients are as small as epsilon, Adam and its catching up hold epsilon differently.
+WEIGHT = st.just(0.0) | st.floats(1e-3, 2)
+
+
 @given(
     users=st.integers(1, 30), items=st.integers(1, 30), d=st.integers(1, 33), count=st.integers(0, 90),
     batch=st.integers(1, 40), beta1=st.floats(0.1, 0.94), beta2=st.floats(0.95, 0.9999),
-    weights=st.tuples(st.floats(0, 2), st.floats(0, 1)), seed=st.integers(0, 99),
+    weights=st.tuples(WEIGHT, WEIGHT), seed=st.integers(0, 99),
 )  # fmt: skip
 @settings(max_examples=40, deadline=None)
 def test_any_size_and_setting(

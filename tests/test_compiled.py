@@ -64,6 +64,7 @@ def test_numbers_in_the_interpreter(interpreted: tuple[subprocess.CompletedProce
     assert len(calls) > 100
 
 
+@pytest.mark.slow
 def test_a_sample_of_the_launches_compiles(
     interpreted: tuple[subprocess.CompletedProcess[str], list[Call]],
 ) -> None:

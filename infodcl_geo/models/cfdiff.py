@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from ..errors import OptionError
 from ..graph.graph import Graph, normalized_interactions
 from ..nn.diffusion import time_encoding
-from .diffrec import DiffRec, DiffRecOptions
+from .diffrec import DiffRec, DiffRecOptions, check_fit
 from .options import check
 from .recipe import Recipe, Sizes, Space
-from .scoring import Scorer
+from .scoring import Scorer, UserRows
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,22 @@ class CFDiff(DiffRec):
         return self.decoder(h + near.transpose(1, 2).flatten(1))
 
 
-def _restore(state: Mapping[str, Tensor], options: CFDiffOptions, train: Tensor, sizes: Sizes) -> Scorer:
+def _restored(state: Mapping[str, Tensor], options: CFDiffOptions, train: Tensor, sizes: Sizes) -> CFDiff:
+    check_fit(state, options, sizes, "cfdiff")
     model = CFDiff(train, *sizes, options=options).to(train.device)
     model.load_state_dict(dict(state))
+    return model
+
+
+def _restore(state: Mapping[str, Tensor], options: CFDiffOptions, train: Tensor, sizes: Sizes) -> Scorer:
+    return _restored(state, options, train, sizes).scorer()
+
+
+def _fold_in(
+    state: Mapping[str, Tensor], options: CFDiffOptions, train: Tensor, sizes: Sizes, histories: UserRows
+) -> Scorer:
+    model = _restored(state, options, train, sizes)
+    model.rows = histories
     return model.scorer()
 
 
@@ -125,4 +138,5 @@ recipe = Recipe(
     training={"lr": 0.001},
     search=_search,
     restore=_restore,
+    fold_in=_fold_in,
 )

@@ -179,11 +179,15 @@ _MOST_STEPS = 100_000
 """Steps beyond which options are not restored."""
 
 
-def _restored(state: Mapping[str, Tensor], options: DiffRecOptions, train: Tensor, sizes: Sizes) -> DiffRec:
-    # Before anything of such sizes is made: the tensors are there, the options may say anything.
+def check_fit(state: Mapping[str, Tensor], options: DiffRecOptions, sizes: Sizes, name: str) -> None:
+    """Refuse options that are not those of the weights, before anything of the sizes that they claim is made."""
     inputs, hidden = state["encoder.weight"].shape[1], state["encoder.weight"].shape[0]
     if (inputs, hidden) != (sizes[1] + options.time_dim, options.hidden) or options.steps > _MOST_STEPS:
-        raise CheckpointError("the options of diffrec do not fit its weights")
+        raise CheckpointError(f"the options of {name} do not fit its weights")
+
+
+def _restored(state: Mapping[str, Tensor], options: DiffRecOptions, train: Tensor, sizes: Sizes) -> DiffRec:
+    check_fit(state, options, sizes, "diffrec")
     model = DiffRec(train, *sizes, options=options)
     model.load_state_dict(dict(state))
     return model

@@ -89,9 +89,10 @@ def test_a_request_to_end_keeps_the_best_and_says_how_to_go_on(
 def test_a_request_to_end_stops_a_comparison_or_a_search_in_one_line(
     command: str, runner: Runner, data: Path, tmp_path: Path
 ) -> None:
+    long = ["--epochs", 200000, "--patience", 200000]
     words = {
-        "compare": ["compare", "--data", data, "--models", "popularity", "mf", "--epochs", 2000, "--out", "t.csv"],
-        "tune": ["tune", "--data", data, "--models", "mf", "--epochs", 2000, "--trials", 3, "--out", "t.yaml"],
+        "compare": ["compare", "--data", data, "--models", "popularity", "mf", *long, "--out", "t.csv"],
+        "tune": ["tune", "--data", data, "--models", "mf", *long, "--trials", 3, "--out", "t.yaml"],
     }[command]
     words[-1] = tmp_path / str(words[-1])
     for number in (signal.SIGINT, signal.SIGTERM):
