@@ -95,7 +95,7 @@ def test_a_damaged_term_is_one_line(demo: Interactions, tmp_path: Path) -> None:
     ):
         state = {k: v for k, v in saved.state.items() if k != name} | ({} if value is None else {name: value})
         # Writing looks at what reading looks at, so that neither keeps nor takes a term that cannot be.
-        with pytest.raises(CheckpointError, match="item.term") as error:
+        with pytest.raises(CheckpointError, match=r"item.term") as error:  # noqa: PT012
             write_model(tmp_path / "damaged", type(saved)(**{**vars(saved), "state": state}))
             Recommender.load(tmp_path / "damaged")
         assert "\n" not in str(error.value)

@@ -116,7 +116,8 @@ def _storage(journal: str | None) -> Any:
     make_folder(Path(journal).parent)
     _mend(Path(journal))
     try:
-        return optuna.storages.JournalStorage(JournalFileBackend(journal, lock_obj=_Lock(journal)))
+        lock: Any = _Lock(journal)
+        return optuna.storages.JournalStorage(JournalFileBackend(journal, lock_obj=lock))
     except Exception as error:  # whatever Optuna meets in the lines of another program
         if isinstance(error, InfodclGeoError):
             raise

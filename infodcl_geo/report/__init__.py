@@ -160,11 +160,11 @@ def _training(material: Material, prefix: str) -> Section:
             if all("seconds" in row for row in checked):
                 by_time[label] = ([row["seconds"] for row in checked], by_epoch[label][1])
         terms = [n for n in dict.fromkeys(k for row in history for k in row) if "@" not in n]
-        lines = {}
+        lines: dict[str, tuple[list[float], list[float]]] = {}
         for term in terms:
             found = [(row["epoch"], row[term]) for row in history if term in row and "epoch" in row]
             if term not in ("epoch", "seconds") and found:
-                lines[term] = tuple(zip(*found, strict=True))
+                lines[term] = ([epoch for epoch, _ in found], [value for _, value in found])
         if lines and len(losses) < 12:
             losses.append(figures.curves(
                 f"{prefix}-loss-{len(losses) + 1}", f"Losses of {label}", "Mean over the steps of an epoch.",
@@ -233,7 +233,8 @@ def _beyond(material: Material, prefix: str, notes: list[str]) -> Section:
         return Section(title, absent="No saved model here whose lists could be looked at.")
     caption = (
         f"Of lists of {k} items for at most {_LISTS} users spread evenly over those with a training interaction, items "
-        "of training and validation left out. Coverage is the share of the catalogue that is shown (of more users it is "
+        "of training and validation left out. Coverage is the share of the catalogue that is shown (of more users "
+        "it is "
         "larger); Gini is 0 where every item is shown as often; novelty in bits; popularity is the mean number of "
         "training interactions of what is shown."
     )

@@ -55,7 +55,7 @@ def _picture(name: str, title: str, caption: str, draw: Callable[[Any], None]) -
     import matplotlib
     from matplotlib.figure import Figure
 
-    settings = {
+    settings: Any = {
         "svg.fonttype": "none", "svg.hashsalt": name, "text.parse_math": False, "font.size": 9.5,
         "font.family": ["sans-serif"], "text.color": _INK, "axes.labelcolor": _INK, "axes.edgecolor": _GRID,
         "xtick.color": _INK, "ytick.color": _INK, "axes.grid": True, "grid.color": _GRID, "grid.linewidth": 0.5,

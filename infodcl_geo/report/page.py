@@ -83,7 +83,8 @@ def _download(name: str, kind: str, content: str) -> str:
 
 
 def _table(table: Table) -> str:
-    numeric = [all(_is_number(row[n].partition(" ±")[0].removeprefix("< ")) or row[n] in ("", "-") for row in table.rows)
+    numeric = [
+        all(_is_number(row[n].partition(" ±")[0].removeprefix("< ")) or row[n] in ("", "-") for row in table.rows)
                for n in range(len(table.headers))]  # fmt: skip
     kinds = [' class="n"' if is_number else "" for is_number in numeric]
     head = "".join(f'<th scope="col"{k}>{_text(cell)}</th>' for cell, k in zip(table.headers, kinds, strict=True))

@@ -94,9 +94,9 @@ class Target:
 
 
 _PIECES = [
-    b"", b"\0", b"\n", b"\r\n", b"\r", b"\t", b",", b"|", b'"', b"\\", b"=", b"-1", b"0", b"1", b"1e309", b"nan", b"inf",
+    b"", b"\0", b"\n", b"\r\n", b"\r", b"\t", b",", b"|", b'"', b"\\", b"=", b"-1", b"0", b"1", b"1e309", b"nan", b"inf",  # noqa: E501
     b"9223372036854775807", b"9223372036854775808", b"-9223372036854775809", b"99999999999999999999", b"\xff", b"\xfe",
-    b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x00\x00\x00\x80", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80",
+    b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x00\x00\x00\x80", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80",  # noqa: E501
     b"\x1b[2J", b"\xe2\x80\xae", b"null", b"true", b"[]", b"{}", b"[[", b"&a", b"*a", b"!!python/object:os.system",
     b"%s%s%n", b"../../x", b"NaN", b"Infinity", b"#", b"::", b"u1", b"i1", b"\xf0\x9f\xa6\x8a",
 ]  # fmt: skip
@@ -192,7 +192,7 @@ def _files() -> dict[str, bytes]:
     return {
         "a.csv": csv,
         "b.tsv": frame.write_csv(separator="\t").encode(),
-        "c.inter": b"user_id:token\titem_id:token\trating:float\n" + b"".join(b"a%d\tb%d\t3\n" % pair for pair in pairs),
+        "c.inter": b"user_id:token\titem_id:token\trating:float\n" + b"".join(b"a%d\tb%d\t3\n" % pair for pair in pairs),  # noqa: E501
         "d.txt": b"".join(b"%d %d\n" % pair for pair in pairs),
         "e.txt": "".join(" ".join(map(str, [u, *items])) + "\n" for u, items in lists.items()).encode(),
         "f.dat": b"".join(b"%d::%d::4::97830%d\n" % (*pair, k) for k, pair in enumerate(pairs)),
