@@ -311,7 +311,8 @@ def model_table(material: Material) -> tuple[list[str], list[list[str]], str]:
         row += ["", ""] if gap is None else [f"{gap.mean:+.4f}", p]
     return headers, rows, (
         f"The last two columns compare with {baseline}, the best baseline on validation: mean difference over the "
-        "users and p of the paired two-sided t-test over the users, adjusted by Holm's method. It speaks of other users, "
+        "users and p of the paired two-sided t-test over the users, adjusted by Holm's method. It speaks of "
+        "other users, "
         "not "
         "of other seeds."
     )  # fmt: skip
