@@ -157,14 +157,10 @@ def test_the_same_bits_twice_and_in_pieces(path: str, dtype: torch.dtype) -> Non
     torch.testing.assert_close(pieces[2], whole[2], rtol=1e-14, atol=0)
 
 
-# Where gradients are as small as epsilon, Adam and its catching up hold epsilon differently.
-WEIGHT = st.just(0.0) | st.floats(1e-3, 2)
-
-
 @given(
     users=st.integers(1, 30), items=st.integers(1, 30), d=st.integers(1, 33), count=st.integers(0, 90),
     batch=st.integers(1, 40), beta1=st.floats(0.1, 0.94), beta2=st.floats(0.95, 0.9999),
-    weights=st.tuples(WEIGHT, WEIGHT), seed=st.integers(0, 99),
+    weights=st.tuples(st.floats(0, 2), st.floats(0, 1)), seed=st.integers(0, 99),
 )  # fmt: skip
 @settings(max_examples=40, deadline=None)
 def test_any_size_and_setting(
@@ -173,9 +169,12 @@ def test_any_size_and_setting(
 ) -> None:  # fmt: skip
     tables = fresh(users, d, torch.float64, seed), fresh(items, d, torch.float64, seed + 1)
     epoch = samples(count, users, items, seed)
-    options = RowAdamOptions(0.02, (beta1, beta2), 1e-13)
+    # Drawn sizes make gradients that cancel to a rounding, which a smaller epsilon would blow up to a step. LazyAdam
+    # holds epsilon by the same rule, so that it may be this large.
+    options = RowAdamOptions(0.02, (beta1, beta2), 1e-6)
     got = ours(tables, epoch, batch, options, weights)
-    wanted = dense(tables, epoch, batch, options, weights) if count else (tables[0].weight, tables[1].weight, got[2])
+    none = tables[0].weight, tables[1].weight, got[2]
+    wanted = dense(tables, epoch, batch, options, weights, LazyAdam) if count else none
     for one, other in zip(got, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
 
