@@ -14,8 +14,7 @@ from ..graph.graph import Graph, normalized_interactions
 from ..nn.diffusion import time_encoding
 from .diffrec import DiffRec, DiffRecOptions, check_fit
 from .options import check
-from .recipe import Recipe, Sizes, Space
-from .scoring import Scorer, UserRows
+from .recipe import Recipe, Sizes, Space, ranks_rows
 
 
 @dataclass(frozen=True)
@@ -110,18 +109,6 @@ def _restored(state: Mapping[str, Tensor], options: CFDiffOptions, train: Tensor
     return model
 
 
-def _restore(state: Mapping[str, Tensor], options: CFDiffOptions, train: Tensor, sizes: Sizes) -> Scorer:
-    return _restored(state, options, train, sizes).scorer()
-
-
-def _fold_in(
-    state: Mapping[str, Tensor], options: CFDiffOptions, train: Tensor, sizes: Sizes, histories: UserRows
-) -> Scorer:
-    model = _restored(state, options, train, sizes)
-    model.rows = histories
-    return model.scorer()
-
-
 def _search(space: Space) -> None:
     space.number("lr", 1e-4, 5e-3)
     space.number("dropout", 0.1, 0.8, log=False)
@@ -137,6 +124,5 @@ recipe = Recipe(
     build=lambda inputs, options: CFDiff(inputs.train, *inputs.sizes, options=options),
     training={"lr": 0.001},
     search=_search,
-    restore=_restore,
-    fold_in=_fold_in,
+    **ranks_rows(_restored),
 )

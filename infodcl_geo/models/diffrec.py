@@ -12,7 +12,7 @@ from ..errors import CheckpointError, OptionError
 from ..nn.diffusion import ForwardDiffusion, LinearNoise, alpha_bar, reverse_process, time_encoding
 from .base import Batch, Model
 from .options import ModelOptions, check
-from .recipe import Recipe, Sizes, Space
+from .recipe import Recipe, Sizes, Space, ranks_rows
 from .scoring import Scorer, UserRows, chunk_scorer
 
 _DECAY = 0.9
@@ -193,18 +193,6 @@ def _restored(state: Mapping[str, Tensor], options: DiffRecOptions, train: Tenso
     return model
 
 
-def _restore(state: Mapping[str, Tensor], options: DiffRecOptions, train: Tensor, sizes: Sizes) -> Scorer:
-    return _restored(state, options, train, sizes).scorer()
-
-
-def _fold_in(
-    state: Mapping[str, Tensor], options: DiffRecOptions, train: Tensor, sizes: Sizes, histories: UserRows
-) -> Scorer:
-    model = _restored(state, options, train, sizes)
-    model.rows = histories
-    return model.scorer()
-
-
 def _search(space: Space) -> None:
     space.number("lr", 2e-4, 5e-3)
     space.whole("hidden", 50, 800, log=True)
@@ -220,6 +208,5 @@ recipe = Recipe(
     build=lambda inputs, options: DiffRec(inputs.train, *inputs.sizes, options=options),
     training={"lr": 0.001},
     search=_search,
-    restore=_restore,
-    fold_in=_fold_in,
+    **ranks_rows(_restored),
 )

@@ -14,7 +14,7 @@ from ..graph.graph import Graph, normalized_interactions
 from ..nn.diffusion import time_encoding
 from .base import Batch, Model
 from .options import ModelOptions, check
-from .recipe import Recipe, Sizes, Space
+from .recipe import Recipe, Sizes, Space, ranks_rows
 from .scoring import Scorer, UserRows, chunk_scorer
 
 
@@ -171,18 +171,6 @@ def _restored(state: Mapping[str, Tensor], options: GiffCFOptions, train: Tensor
     return model
 
 
-def _restore(state: Mapping[str, Tensor], options: GiffCFOptions, train: Tensor, sizes: Sizes) -> Scorer:
-    return _restored(state, options, train, sizes).scorer()
-
-
-def _fold_in(
-    state: Mapping[str, Tensor], options: GiffCFOptions, train: Tensor, sizes: Sizes, histories: UserRows
-) -> Scorer:
-    model = _restored(state, options, train, sizes)
-    model.rows = histories
-    return model.scorer()
-
-
 def _search(space: Space) -> None:
     space.number("lr", 2e-4, 5e-3)
     space.whole("dim", 32, 400, log=True)
@@ -198,6 +186,5 @@ recipe = Recipe(
     build=lambda inputs, options: GiffCF(inputs.train, *inputs.sizes, options=options),
     training={"lr": 0.001},
     search=_search,
-    restore=_restore,
-    fold_in=_fold_in,
+    **ranks_rows(_restored),
 )

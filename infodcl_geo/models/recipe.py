@@ -182,3 +182,21 @@ def search_contrast(space: Space, low: float = 1e-3, high: float = 0.5) -> None:
     """What is searched of every model with InfoNCE."""
     space.number("contrast", low, high)
     space.number("temperature", 0.1, 1.0)
+
+
+def ranks_rows(restored: Callable[[Mapping[str, Tensor], Any, Tensor, Sizes], Any]) -> dict[str, Any]:
+    """``restore`` and ``fold_in`` of a recipe whose model ranks by what it makes of its ``rows`` of interactions.
+
+    Args:
+        restored: the model, from what ``restore`` is given.
+    """
+
+    def restore(state: Mapping[str, Tensor], options: Any, train: Tensor, sizes: Sizes) -> Scorer:
+        return restored(state, options, train, sizes).scorer()
+
+    def fold_in(state: Mapping[str, Tensor], options: Any, train: Tensor, sizes: Sizes, histories: UserRows) -> Scorer:
+        model = restored(state, options, train, sizes)
+        model.rows = histories
+        return model.scorer()
+
+    return {"restore": restore, "fold_in": fold_in}
