@@ -35,7 +35,7 @@ def run_example(name: str, *options: str, cwd: Path) -> subprocess.CompletedProc
         text=True,
         cwd=cwd,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=300,
+        timeout=900,
         check=False,
     )
 

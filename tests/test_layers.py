@@ -176,7 +176,7 @@ def test_the_same_without_torch_sparse() -> None:
         env={**os.environ, "INFODCL_GEO_TORCH_SPARSE": "0", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stdout

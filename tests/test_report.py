@@ -266,7 +266,7 @@ def test_nothing_overflows_on_a_phone(text: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
          "--virtual-time-budget=10000", "--dump-dom", (tmp_path / "frame.html").as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, timeout=900, check=True,
     )  # fmt: skip
     measured = re.search(r"<title>(\d+) (\d+) (\d+) (\d+)</title>", done.stdout)
     assert measured is not None, done.stdout[:500]

@@ -479,7 +479,7 @@ for operations in range(40):
 def test_a_writer_killed_at_any_operation_leaves_a_whole_model(tmp_path: Path) -> None:
     by_hand().save(tmp_path)
     words = [sys.executable, "-c", WRITER, str(Path(__file__).parent), str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stderr
     found = [line.split() for line in done.stdout.splitlines()]
     names = [name for _, name in found]
