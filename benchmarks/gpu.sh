@@ -13,15 +13,14 @@ farm=$(mktemp -d)
 trap 'rm -rf "$farm"' EXIT
 mkdir "$farm/infodcl_geo"
 for entry in "$root"/infodcl_geo/*; do
-    [[ $(basename "$entry") == __pycache__ ]] || ln -s "$entry" "$farm/infodcl_geo/"
+    [[ $(basename "$entry") == __pycache__ ]] || ln -s "$(realpath "$entry")" "$farm/infodcl_geo/"
 done
-ln -s "$root/kernels" "$farm/infodcl_geo/kernels"
 export PYTHONPATH="$farm:$root/tests${PYTHONPATH:+:$PYTHONPATH}" PYTHONDONTWRITEBYTECODE=1
 if ! "$python" -P -c 'import infodcl_geo.models.base, infodcl_geo.nn.psnet, infodcl_geo.training.sampling' 2>/dev/null; then
     # What is timed needs few packages, only other files of its rooms need more: leave the rooms' own lists empty.
     for room in "$root"/infodcl_geo/*/; do
         room=$(basename "$room")
-        [[ -e "$root/infodcl_geo/$room/__init__.py" ]] || continue
+        [[ $room != kernels && -e "$root/infodcl_geo/$room/__init__.py" ]] || continue
         rm "$farm/infodcl_geo/$room"
         mkdir "$farm/infodcl_geo/$room"
         ln -s "$root/infodcl_geo/$room"/* "$farm/infodcl_geo/$room/"
@@ -33,8 +32,7 @@ fi
 if [[ " $* " == *" --device cpu "* ]]; then
     echo "a rehearsal without a GPU: the kernel tests are left to pytest" >&2
 elif "$python" -P -c 'import hypothesis, pytest' 2>/dev/null; then
-    # A kernel whose tests fail is not timed. With -P, as else the checkout, whose infodcl_geo has no kernels/ inside,
-    # would come before the links.
+    # A kernel whose tests fail is not timed. With -P, as else the checkout would come before the links.
     tests=()
     for file in "$root"/tests/test_*_triton.py; do tests+=("$file"); done
     "$python" -P -m pytest -q -p no:cacheprovider -m "not slow" --rootdir "$root" "${tests[@]}"

@@ -255,17 +255,27 @@ def best(path: str, recipe: Recipe | str = "mf") -> dict[str, float]:
 """
 
 
-@pytest.fixture
-def installed(tmp_path: Path) -> Path:
-    """An interpreter for which the packages lie as a wheel, or an editable install of mode 'strict', lays them out."""
-    packages = tmp_path / "installed"
-    shutil.copytree(ROOT / PACKAGE, packages / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "kernels", packages / PACKAGE / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+@pytest.fixture(params=["wheel", "editable"])
+def installed(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """An interpreter for which the packages lie as a wheel, or as an editable install, lays them out."""
+    packages = ROOT
+    if request.param == "wheel":
+        packages = tmp_path / "installed"
+        shutil.copytree(ROOT / PACKAGE, packages / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
     venv.create(tmp_path / "venv", with_pip=False, symlinks=True)
     (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
     others = {str(Path(torch.__file__).parents[1]), *sysconfig.get_paths().values()}
     (site / "installed.pth").write_text("\n".join([str(packages), *sorted(o for o in others if "site-packages" in o)]))
     return tmp_path / "venv" / "bin" / "python"
+
+
+def test_an_editable_install_is_a_plain_path() -> None:
+    """Type checkers follow a path, and no import hook; the kernels are inside the package by a link."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert settings["tool"]["setuptools"]["package-dir"] == {"": "."}
+    assert (ROOT / PACKAGE / "kernels").samefile(ROOT / "kernels") or (
+        ROOT / PACKAGE / "kernels" / "__init__.py"
+    ).is_file()
 
 
 @pytest.mark.slow

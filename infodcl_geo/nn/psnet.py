@@ -165,9 +165,8 @@ class PSNet(nn.Module):
         layers = [self.left_in, self.left_out, self.values_in, self.values_out, self.right_in, self.right_out]
         layers += [self.phi_in, self.phi_out]
         flat = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
-        return PSNetWeights(
-            *flat, self.alpha, self.psi.weight, self.psi.bias, self.norm.weight, self.norm.bias, self.rho, self.eta0
-        )
+        flat += [self.alpha, self.psi.weight, self.psi.bias, self.norm.weight, self.norm.bias, self.rho, self.eta0]
+        return PSNetWeights(*flat)
 
     @torch.no_grad()
     def fit(self, metadata: Tensor) -> PSNet:

@@ -67,8 +67,10 @@ class RowAdam(torch.optim.Adam):
         """Plain steps ``start`` to ``stop - 1`` of an epoch; the sums of BPR and of the penalty over them ``[2]``."""
         if self._plan is not plan or self._epoch is None:
             self._plan = plan
+            users, items = self._rows()
             self._epoch = BprEpoch(
-                *self._rows(),
+                users,
+                items,
                 plan.users,
                 plan.positives,
                 plan.negatives,
