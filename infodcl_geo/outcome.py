@@ -85,6 +85,9 @@ class Run:
             **self.chosen,
             "validation": self.result.validation,
             "test": self.test,
+            "test_without_training": None
+            if self.ranking is None
+            else {"users": self.ranking.cold_users, "items": self.ranking.cold_items},
             "test_by_user_degree": self.test_by_user_degree,
             "test_by_item_degree": self.test_by_item_degree,
             "config": config if data is None else {"data": asdict(data), **config},

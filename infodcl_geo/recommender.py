@@ -174,7 +174,7 @@ class Recommender:
         return torch.cat([self.train, self.valid], dim=1)
 
     def scorer(self) -> Scorer:
-        """What ranks rows of users and items as training did, users without a training interaction like all others.
+        """What ranks rows of users and items; of users without a training interaction it knows nothing.
 
         Raises:
             CheckpointError: if what the model ranks by is missing.

@@ -19,7 +19,7 @@ from ..preset import can_choose, fit_preset
 from ..settings import read_variants
 from . import parsing
 from .parsing import Parser
-from .show import GENERATED_NOTE, headline, table
+from .show import GENERATED_NOTE, headline, print_without_training, table
 from .train import add_run, parsed
 
 DESCRIPTION = (
@@ -88,6 +88,7 @@ def main(argv: Sequence[str]) -> int:
     headers, rows = summary(entries, headline(ks), significance=significance, test=options.test, failures=failures)
     print(f"\n{data!r}")
     print(table(rows, headers))
+    print_without_training(data)
     if data.generated:
         print(GENERATED_NOTE)
     if kept is not None:

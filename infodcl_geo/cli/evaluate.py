@@ -122,7 +122,12 @@ def _print(scored: Any, sizes: tuple[int, int], ks: Sequence[int], options: Any)
         print(f"{scored.unknown} held-out interactions of users or items the model does not know are left out")
     if scored.trained:
         print(f"{scored.trained} held-out interactions that the model was trained on are left out")
-    print(f"{ranking.users.numel()} users evaluated, {ranking.cold_users} of them without a training interaction")
+    popular = " (they get popular items)" if ranking.cold_users else ""
+    items = f"; {ranking.cold_items} held-out items without one" if ranking.cold_items else ""
+    print(
+        f"{ranking.users.numel()} users evaluated, {ranking.cold_users} of them without a training interaction"
+        f"{popular}{items}"
+    )
     values = {**ranking.mean(), **ranking.beyond}
     rows = [
         [metric, *(f"{values[f'{metric}@{k}']:.4f}" for k in ks)]

@@ -22,7 +22,7 @@ from ..training.checkpoint import checkpoints, remove_checkpoints
 from ..training.options import CheckpointOptions
 from . import parsing
 from .parsing import Parser
-from .show import GENERATED_NOTE, headline, shown, table
+from .show import GENERATED_NOTE, headline, print_without_training, shown, table
 
 if TYPE_CHECKING:
     from ..data.interactions import Interactions
@@ -170,12 +170,7 @@ def _show(outcome: Run, data: Interactions, ks: Sequence[int]) -> None:
     chosen = "" if outcome.config.recipe.closed_form else f", best epoch {result.best_epoch}"
     print(f"\n{outcome.config.name} on {escape(data.name)}{chosen}")
     print(table(rows, ["split", *names]))
-    ranking = outcome.ranking
-    if ranking is not None and (ranking.cold_users or ranking.cold_items):
-        print(
-            f"test: {len(ranking.users)} users, {ranking.cold_users} of them without a training interaction; "
-            f"{ranking.cold_items} held-out items without one"
-        )
+    print_without_training(data)
     if result.ended:
         print(f"training ended: {result.ended}")
     if data.generated:

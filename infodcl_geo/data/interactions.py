@@ -53,6 +53,7 @@ def load_interactions(
     item_column: Column | None = None,
     rating_column: Column | None = None,
     time_column: Column | None = None,
+    split_column: Column | None = None,
     encoding: str | None = None,
     separator: str | None = None,
     time_format: str | None = None,
@@ -116,6 +117,7 @@ def load_interactions(
         item_column: the same for items.
         rating_column: the same for ratings.
         time_column: the same for times (numbers or dates).
+        split_column: the same for what declares the split: train, valid and test, or 0, 1, 2; 'none' if no column does.
         encoding: of text; default UTF-8.
         separator: between two fields of text; default: told from the first line.
         time_format: how dates are written, as for ``strptime``, such as ``%d.%m.%Y %H:%M``.
@@ -130,7 +132,7 @@ def load_interactions(
     """
     if format is not None and format not in get_args(Format):
         raise InteractionError(f"unknown format {format!r}: choose one of {', '.join(get_args(Format))}")
-    columns = Columns(user_column, item_column, rating_column, time_column)
+    columns = Columns(user_column, item_column, rating_column, time_column, split_column)
     how = Reading(format, columns, encoding, separator, time_format)
     tables: dict[str, Table] = {}
     shown = ""

@@ -81,9 +81,15 @@ LAYOUTS: tuple[tuple[str, str, str], ...] = (
 )
 
 
+NO_PART = "none"
+
+
 @dataclass(frozen=True)
 class Columns:
-    """The columns a caller named: header names, or positions from 0 (also as digits) in a file without a header."""
+    """The columns a caller named: header names, or positions from 0 (also as digits) in a file without a header.
+
+    ``part`` declares a split; :data:`NO_PART` says that no column does.
+    """
 
     user: Column | None = None
     item: Column | None = None
@@ -93,11 +99,16 @@ class Columns:
 
     @property
     def given(self) -> dict[str, Column]:
-        return {k: v for k in NAMES if (v := getattr(self, k)) is not None}
+        return {k: v for k in NAMES if (v := getattr(self, k)) is not None and (k, v) != ("part", NO_PART)}
 
     @property
     def positions(self) -> dict[str, int]:
         return {k: int(v) for k, v in self.given.items() if is_position(v)}
+
+
+def option(key: str) -> str:
+    """What a caller names a column by."""
+    return f"{'split' if key == 'part' else key}_column="
 
 
 def is_position(column: Column) -> bool:
@@ -299,10 +310,10 @@ def find_columns(header: Sequence[str], columns: Columns, source: str) -> dict[s
     plain = [plain_name(h) for h in header]
     found: dict[str, int] = {}
     for key, names in NAMES.items():
-        wanted = getattr(columns, key)
+        wanted = columns.given.get(key)
         if wanted is not None:
             found[key] = column_at(header, wanted, key, source)
-        else:
+        elif getattr(columns, key) is None:
             match = next((plain.index(n) for n in names.split() if n in plain), None)
             if match is not None:
                 found[key] = match
@@ -320,15 +331,15 @@ def positions_of(columns: Columns, width: int, source: str) -> dict[str, int]:
     """The columns of a source without a header: ``user item [rating [time]]`` unless positions are given."""
     found: dict[str, int] = {}
     for default, key in enumerate(NAMES):
-        wanted = getattr(columns, key)
+        wanted = columns.given.get(key)
         if wanted is not None and not is_position(wanted):
-            raise InteractionError(f"{source}: no header, so no column {wanted!r}; give {key}_column= as a position")
+            raise InteractionError(f"{source}: no header, so no column {wanted!r}; give {option(key)} as a position")
         if wanted is not None:
             found[key] = checked_position(int(wanted), width, key, source)
         elif default < width and default not in columns.positions.values() and key != "part" and width <= 4:
             found[key] = default
         elif key in ("user", "item"):
-            raise InteractionError(f"{source}: {width} columns; say which is the {key} with {key}_column=")
+            raise InteractionError(f"{source}: {width} columns; say which is the {key} with {option(key)}")
     if found["user"] == found["item"]:
         raise InteractionError(f"{source}: user and item cannot be the same column {found['user']}")
     return found

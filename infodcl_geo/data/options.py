@@ -30,6 +30,7 @@ class DataOptions:
         item_column: the same for items.
         rating_column: the same for ratings.
         time_column: the same for times.
+        split_column: the same for what says train, valid and test (or 0, 1, 2); 'none' ignores such a column.
         encoding: of text files, such as latin-1; UTF-8 by default.
         separator: of the columns of text files, such as ',' or '::'; told from the content by default.
         time_format: of dates, such as '%d.%m.%Y %H:%M'; told from the column by default.
@@ -50,6 +51,7 @@ class DataOptions:
     item_column: str | None = None
     rating_column: str | None = None
     time_column: str | None = None
+    split_column: str | None = None
     encoding: str | None = None
     separator: str | None = None
     time_format: str | None = None
@@ -76,6 +78,7 @@ class DataOptions:
             item_column=self.item_column,
             rating_column=self.rating_column,
             time_column=self.time_column,
+            split_column=self.split_column,
             encoding=self.encoding,
             separator=self.separator,
             time_format=self.time_format,

@@ -69,7 +69,7 @@ def _read_text(file: Path, how: Reading) -> tuple[Table, Format]:
         found, names, position = read_json(
             layout, lambda header: find_columns(header, how.columns, str(file)), time_format=how.time_format
         )
-        return _table(str(file), found, names, position), "json"
+        return _table(str(file), found, names, position, how.columns), "json"
     if layout.header is not None:
         names = layout.header
         position = find_columns(names, how.columns, f"{file}:{layout.first_line - 1}")
@@ -87,10 +87,15 @@ def _read_text(file: Path, how: Reading) -> tuple[Table, Format]:
         read_text(layout, position, integers_only=integers_only, time_format=how.time_format),
         names,
         position,
+        how.columns,
     ), layout.format
 
 
-def _table(source: str, found: Mapping[str, Any], names: Sequence[str], position: Mapping[str, int]) -> Table:
+def _table(
+    source: str, found: Mapping[str, Any], names: Sequence[str], position: Mapping[str, int], columns: Columns
+) -> Table:
+    if found.get("part") is None and "part" in columns.given:
+        raise InteractionError(f"{source}: column {escape(columns.part)} does not say train, valid or test of every row")
     taken = {role: at for role, at in position.items() if found.get(role) is not None}
     ignored = tuple(escape(name) for at, name in enumerate(names) if at not in taken.values())
     named = tuple((role, escape(names[at])) for role, at in taken.items())
@@ -218,7 +223,7 @@ def _typed_table(
     if len(frame) == 0:
         raise InteractionError(f"{source}: empty, no interactions")
     found = {role: typed(frame[names[at]], role, source, how.time_format) for role, at in position.items()}
-    return _table(source, found, names, position)
+    return _table(source, found, names, position, how.columns)
 
 
 def from_array(source: str, array: np.ndarray, columns: Columns = NO_COLUMNS) -> Table:
@@ -240,7 +245,7 @@ def from_array(source: str, array: np.ndarray, columns: Columns = NO_COLUMNS) ->
         else:
             check_finite(source, key, values)
             found[key] = values
-    return _table(source, found, [str(at) for at in range(array.shape[1])], position)
+    return _table(source, found, [str(at) for at in range(array.shape[1])], position, columns)
 
 
 def from_matrix(source: str, matrix: Any) -> Table:

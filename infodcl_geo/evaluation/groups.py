@@ -74,6 +74,22 @@ def by_item_degree(ranking: Ranking, degree: Tensor, edges: Sequence[int] = DEGR
     return result
 
 
+def without_training(train: Tensor, held_out: Tensor) -> str:
+    """How many of the held-out users and items have no training interaction, in words; nothing if there are none.
+
+    Args:
+        train, held_out: pairs ``[2, E]``.
+    """
+    users, items = (part.unique() for part in held_out)
+    cold = [int((~torch.isin(part, known)).sum()) for part, known in zip((users, items), train, strict=True)]
+    if not any(cold):
+        return ""
+    return (
+        f"{users.numel()} users, {cold[0]} of them without a training interaction (they get popular items); "
+        f"{cold[1]} of {items.numel()} held-out items without one"
+    )
+
+
 def _groups(degree: Tensor, edges: Sequence[int]) -> tuple[list[str], Tensor]:
     """Names of the groups between ``edges``, those of zero apart, and the group of each degree."""
     if not edges or edges[0] < 0 or any(low >= high for low, high in itertools.pairwise(edges)):

@@ -6,6 +6,12 @@ user. So a list depends on the scores alone, whatever the cut-off, the chunks, t
 three of a list of five are the list of three. The score of an
 :class:`~infodcl_geo.models.scoring.ExactScorer` is its exact one; that of any other scorer is what it returns.
 
+**Without a training interaction.** A model knows nothing of such a user: :func:`evaluate` ranks by the items' numbers of
+training interactions instead (:func:`~infodcl_geo.models.scoring.with_popular_fallback`), as the lists that are served
+do, and so do all numbers of training and validation. An item without one is ranked by the score that the model gives
+it, like all others: a model that reads features may know it, for others it is where it started. Both are counted beside
+the metrics, and are groups of their own (:mod:`~infodcl_geo.evaluation.groups`).
+
 **What it costs.** Fast scores are taken a chunk at a time, and of them the k largest and a few more. With
 :math:`|\text{fast} - \text{exact}| \le e_u` the k best items are among those of fast scores
 :math:`\ge t_u - 2 e_u`, :math:`t_u` the k-th largest: k of them have exact scores of at least :math:`t_u - e_u`, and
@@ -25,7 +31,7 @@ from torch import Tensor
 
 from ..errors import OptionError, ScoreError
 from ..kernels.ties import tie_order
-from ..models.scoring import ExactScorer, Scorer, UserRows
+from ..models.scoring import ExactScorer, Scorer, UserRows, with_popular_fallback
 from .metrics import accuracy, beyond_accuracy
 
 _SPARE = 14
@@ -141,7 +147,7 @@ def evaluate(
         ks: cut-offs.
         chunk_size, item_chunk_size: users and items scored at a time, see :func:`rank_items`.
         train: training interactions ``[2, E]``, by which users and items are cold; the first of ``seen`` if missing.
-            Without either no one counts as cold.
+            Without either no one counts as cold. Cold users are ranked by popularity, see above.
         item_counts: training interactions of every item ``[num_items]``, for the metrics beyond accuracy.
         name: of the model, for messages.
 
@@ -152,10 +158,15 @@ def evaluate(
     if not ks or min(ks) < 1:
         raise OptionError(f"cut-offs must be positive, not {tuple(ks)}")
     users = held_out[0].unique()
+    train = seen[0] if train is None and len(seen) else train
+    if train is not None:
+        degree, counts = (
+            torch.bincount(part, minlength=n) for part, n in zip(train, (num_users, num_items), strict=True)
+        )
+        scorer = with_popular_fallback(scorer, degree, counts)
     ranked, _ = _rank(
         scorer, users, max(ks), num_users, num_items, seen, chunk_size, item_chunk_size, name, all_exact=False
     )
-    train = seen[0] if train is None and len(seen) else train
     sizes = {"num_users": num_users, "num_items": num_items}
     return of_lists(users, ranked, held_out, **sizes, ks=ks, train=train, item_counts=item_counts)
 

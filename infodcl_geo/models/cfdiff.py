@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -79,6 +80,9 @@ class CFDiff(DiffRec):
         self.graph = self.graph.to(self.step_weight.device)
         return self
 
+    def shared(self) -> list[Any]:
+        return [self.rows, self.graph]
+
     @torch.no_grad()
     def hop_rows(self, history: Tensor) -> list[Tensor]:
         """The rows :math:`c_k` ``[B, N]`` of users with rows ``history`` ``[B, N]``, of length one (or zero)."""
@@ -89,7 +93,7 @@ class CFDiff(DiffRec):
         return found
 
     def denoised(self, z: Tensor, t: Tensor, history: Tensor) -> Tensor:
-        encoding = self.time(time_encoding(t, self.options.time_dim))
+        encoding = self.time(time_encoding(t, self.options.time_dim).to(z.dtype))
         h = torch.tanh(self.encoder(torch.cat([z, encoding], dim=1)))
         hops = torch.stack([torch.tanh(self.hop(row)) for row in self.hop_rows(history)], dim=1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from ..nn.diffusion import ForwardDiffusion, LinearNoise, alpha_bar, reverse_pro
 from .base import Batch, Model
 from .options import ModelOptions, check
 from .recipe import Recipe, Sizes, Space, ranks_rows
-from .scoring import Scorer, UserRows, chunk_scorer
+from .scoring import Scorer, UserRows, chunk_scorer, double_copy
 
 _DECAY = 0.9
 _FLOOR = 1e-3
@@ -122,7 +123,7 @@ class DiffRec(Model):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Predicted rows ``[B, N]`` from noised ones ``[B, N]`` at steps ``t`` ``[B]`` in ``1..T``."""
-        encoding = self.time(time_encoding(t, self.options.time_dim))
+        encoding = self.time(time_encoding(t, self.options.time_dim).to(x.dtype))
         return self.decoder(torch.tanh(self.encoder(torch.cat([x, encoding], dim=1))))
 
     def denoised(self, z: Tensor, t: Tensor, history: Tensor) -> Tensor:
@@ -168,11 +169,16 @@ class DiffRec(Model):
     @torch.no_grad()
     def predict(self, users: Tensor) -> Tensor:
         """Rows ``[B, N]`` at the end of the reverse process of ``users`` ``[B]``."""
-        x = self.rows.dense(users)
+        x = self.rows.dense(users, self.encoder.weight.dtype)
         return reverse_process(lambda z, t: self.denoised(z, t, x), x, self.diffusion)
 
+    def shared(self) -> list[Any]:
+        """What is neither weights nor changed, and so is not copied for the scorer."""
+        return [self.rows]
+
     def scorer(self) -> Scorer:
-        return chunk_scorer(self.predict, lambda scores, window: scores[:, window].clone())
+        model = double_copy(self, *self.shared())
+        return chunk_scorer(model.predict, lambda scores, window: scores[:, window])
 
 
 _MOST_STEPS = 100_000

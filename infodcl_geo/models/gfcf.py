@@ -93,7 +93,7 @@ def gfcf_scorer(
     rows = histories or UserRows(interactions, num_users, num_items)
 
     def prepare(chosen: Tensor) -> tuple[Tensor, Tensor]:
-        return graph @ rows.dense(chosen).T, users[chosen]
+        return graph @ rows.dense(chosen, torch.float64).T, users[chosen].double()
 
     def score(prepared: tuple[Tensor, Tensor], window: slice) -> Tensor:
         smoothed, factors = prepared
@@ -102,11 +102,11 @@ def gfcf_scorer(
         columns = torch.sparse_csr_tensor(
             pointers[start : stop + 1] - begin,
             col[begin:end],
-            value[begin:end],
+            value[begin:end].double(),
             size=(stop - start, num_users),
             check_invariants=False,
         )
-        return torch.addmm((columns @ smoothed).T, factors, items[start:stop].T)
+        return torch.addmm((columns @ smoothed).T, factors, items[start:stop].double().T)
 
     return chunk_scorer(prepare, score)
 

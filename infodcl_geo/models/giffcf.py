@@ -15,7 +15,7 @@ from ..nn.diffusion import time_encoding
 from .base import Batch, Model
 from .options import ModelOptions, check
 from .recipe import Recipe, Sizes, Space, ranks_rows
-from .scoring import Scorer, UserRows, chunk_scorer
+from .scoring import Scorer, UserRows, chunk_scorer, double_copy
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class GiffCF(Model):
             t: steps ``[B]`` in ``1..T``.
         """
         scale = history.sum(1, keepdim=True).clamp(min=1).rsqrt()
-        time = F.silu(self.time(time_encoding(t, self.options.time_dim)))
+        time = F.silu(self.time(time_encoding(t, self.options.time_dim).to(z.dtype)))
         inputs = torch.cat([scale * (z @ self.items), scale * (history @ self.items), time], dim=1)
         h = self.output(F.silu(self.hidden(inputs)))
         latent, own, near = self.mixing(time).split(1, dim=1)
@@ -143,7 +143,7 @@ class GiffCF(Model):
     def predict(self, users: Tensor) -> Tensor:
         """Rows ``[B, N]`` at the end of the sharpening of ``users`` ``[B]``."""
         options = self.options
-        x = self.rows.dense(users)
+        x = self.rows.dense(users, self.items.dtype)
         smooth = self.smoothed(x)
         z = torch.lerp(x, smooth, options.smoothing_strength)
         found = x
@@ -154,7 +154,8 @@ class GiffCF(Model):
         return found
 
     def scorer(self) -> Scorer:
-        return chunk_scorer(self.predict, lambda scores, window: scores[:, window].clone())
+        model = double_copy(self, self.rows, self.graph)
+        return chunk_scorer(model.predict, lambda scores, window: scores[:, window])
 
 
 _MOST_STEPS = 100_000

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import OptionError
 from ..graph.graph import Graph, csr_parts, sparse_matrix
 from ..graph.item_item import ItemWeights
-from .scoring import Scorer, UserRows, chunk_scorer
+from .scoring import Scorer, UserRows, chunk_scorer, in_double
 
 _WINDOW = 65536
 """Items scored at a time where moments are taken; the scores of catalogues up to this size are made once a chunk."""
@@ -91,9 +91,10 @@ class ItemTerm:
 
     def scores(self, users: Tensor, window: slice) -> Tensor:
         """Scores :math:`b` of a slice of n items, not standardised, for users ``[B]``: a scorer, ``[B, n]``."""
+        # In double precision and then rounded, as a chunk_scorer: the same whatever is scored together.
         if isinstance(self.weights, Tensor):
-            return self.rows.product(users, self.weights[:, window])
-        return self._sparse_scores(users, window)
+            return self.rows.product(users, self.weights[:, window], torch.float64).float()
+        return self._sparse_scores(users, window).float()
 
     def scores_of_history(self, histories: Sequence[Tensor], window: slice = slice(None)) -> Tensor:
         """:meth:`scores` of users of whom nothing but the item rows of their histories is known, ``[B, n]``."""
@@ -162,7 +163,7 @@ class ItemTerm:
         pointers, columns, values, _ = csr_parts(self.weights.t().matrix)  # row = the item in the history
         position, history = self.rows.pairs(users)
         lengths = pointers.diff()[history]
-        result = torch.zeros(users.numel(), stop - start, device=self.device)
+        result = torch.zeros(users.numel(), stop - start, device=self.device, dtype=torch.float64)
         # Some histories at a time, so that what is summed never takes more memory than the sums.
         ends = lengths.cumsum(0)
         begin = 0
@@ -174,7 +175,7 @@ class ItemTerm:
             entry = first + torch.arange(first.numel(), device=self.device)
             column = columns[entry] - start
             place = torch.repeat_interleave(position[begin:end] * (stop - start), count) + column
-            value = values[entry]
+            value = values[entry].double()
             if stop - start < self.num_items:
                 inside = (column >= 0) & (column < stop - start)
                 place, value = place[inside], value[inside]
@@ -207,8 +208,8 @@ def score_moments(scorer: Scorer, users: Tensor, num_items: int) -> Moments:
     for start in range(0, num_items, _WINDOW):
         part = scorer(users, slice(start, min(start + _WINDOW, num_items)))
         # Of slices the squared distances from their own means: those from zero would lose the digits that count.
-        variance, mean = torch.var_mean(part, dim=1, correction=0)
-        variance, mean, count = variance.double(), mean.double(), part.size(1)
+        variance, mean = torch.var_mean(part.double(), dim=1, correction=0)
+        count = part.size(1)
         seen = start + count
         squares += count * variance + (mean - total) ** 2 * (start * count / seen)
         total += (mean - total) * (count / seen)
@@ -248,6 +249,7 @@ class Combination:
 
     def _standardised(self, scorer: Scorer) -> Scorer:
         num_items, everything = self.num_items, slice(0, self.num_items)
+        scorer = in_double(scorer)
 
         def prepare(users: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
             if num_items > _WINDOW:
@@ -256,7 +258,7 @@ class Combination:
             scores = scorer(users, everything)
             mean, std = score_moments(lambda _, __: scores, users, num_items)
             factor = _inverse(mean, std)
-            return users, mean, factor, scores.sub_(mean.unsqueeze(1)).mul_(factor.unsqueeze(1))
+            return users, mean, factor, scores.sub_(mean.unsqueeze(1)).mul_(factor.unsqueeze(1)).float()
 
         def score(prepared: tuple[Tensor, Tensor, Tensor, Tensor | None], window: slice) -> Tensor:
             users, mean, factor, ready = prepared

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Scorer = Callable[[Tensor, slice], Tensor]
 """Scores ``[B, n]`` of a slice of n items for a tensor of users ``[B]``, in a tensor of its own; higher is better."""
@@ -62,14 +62,17 @@ class UserRows:
         first = torch.repeat_interleave(self.end[users] - degree.cumsum(0), degree)
         return position, self.items[first + torch.arange(position.numel(), device=users.device)]
 
-    def dense(self, users: Tensor) -> Tensor:
-        """The rows of ``users`` as float32 zeros and ones ``[B, N]``."""
-        rows = torch.zeros(users.numel(), self.num_items, device=users.device)
+    def dense(self, users: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The rows of ``users`` as zeros and ones ``[B, N]``."""
+        rows = torch.zeros(users.numel(), self.num_items, device=users.device, dtype=dtype)
         rows[self.pairs(users)] = 1.0
         return rows
 
-    def product(self, users: Tensor, weights: Tensor) -> Tensor:
-        """Sums ``[B, n]`` of the rows of ``weights`` ``[N, n]`` over each user's items."""
+    def product(self, users: Tensor, weights: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Sums ``[B, n]`` of the rows of ``weights`` ``[N, n]`` over each user's items, in ``dtype`` or that of these."""
+        if dtype not in (None, weights.dtype):
+            step = max(1, _BLOCK // max(1, weights.size(0)))  # columns of which a copy of that type is held at a time
+            return torch.cat([self.product(users, part.to(dtype)) for part in weights.split(step, dim=1)], dim=1)
         _, items = self.pairs(users)
         pointers = torch.cat([self.degree.new_zeros(1), self.degree[users].cumsum(0)])
         ones = torch.ones(items.numel(), device=weights.device, dtype=weights.dtype)
@@ -116,25 +119,50 @@ def with_popular_fallback(scorer: Scorer, degree: Tensor, item_counts: Tensor) -
 
 
 def chunk_scorer(prepare: Callable[[Tensor], Prepared], score: Callable[[Prepared, slice], Tensor]) -> Scorer:
-    """A scorer for models with work that belongs to the users alone.
+    """A scorer for models with work that belongs to the users alone, and no cheap bound of its rounding.
 
     The ranking asks for the same users with one slice of items after another: what ``prepare`` makes of the last users
     is kept, so that the work is done once for all slices. Several threads may ask at once.
 
+    Both functions compute in double precision, and what they give is rounded to float32 once. How double precision
+    rounds depends on the shapes, the threads and the device as well, but by a part in 1e16, which that rounding hides:
+    scores that are equal stay equal.
+
     Args:
         prepare: what ``score`` needs of users ``[B]``.
-        score: scores ``[B, n]`` of a slice, in a tensor of its own.
+        score: scores ``[B, n]`` of a slice, float64.
     """
-    last: list[tuple[Tensor, Prepared] | None] = [None]
+    return _Chunked(prepare, score)
 
-    def scorer(users: Tensor, window: slice) -> Tensor:
-        held = last[0]  # read once: another thread may put its own there meanwhile
+
+def in_double(scorer: Scorer) -> Scorer:
+    """The scores of a scorer before they were rounded, where it has such; else its own, as float64."""
+    own: Scorer | None = getattr(scorer, "double", None)
+    return own or (lambda users, window: scorer(users, window).double())
+
+
+Part = TypeVar("Part", bound=nn.Module)
+
+
+def double_copy(model: Part, *shared: Any) -> Part:
+    """A copy of a model with weights of double precision; attributes that are ``shared`` are not copied."""
+    return copy.deepcopy(model, {id(part): part for part in shared}).double().requires_grad_(False)
+
+
+class _Chunked:
+    def __init__(self, prepare: Callable[[Tensor], Any], score: Callable[[Any, slice], Tensor]) -> None:
+        self.prepare, self.score = prepare, score
+        self.last: tuple[Tensor, Any] | None = None
+
+    def double(self, users: Tensor, window: slice) -> Tensor:
+        held = self.last  # read once: another thread may put its own there meanwhile
         if held is None or not torch.equal(held[0], users):
-            held = last[0] = None  # before the new one is made, so that never two are held
-            held = last[0] = (users.clone(), prepare(users))
-        return score(held[1], window)
+            held = self.last = None  # before the new one is made, so that never two are held
+            held = self.last = (users.clone(), self.prepare(users))
+        return self.score(held[1], window)
 
-    return scorer
+    def __call__(self, users: Tensor, window: slice) -> Tensor:
+        return self.double(users, window).to(torch.float32, copy=True)
 
 
 def _unit(dtype: torch.dtype) -> float:
@@ -185,6 +213,9 @@ class _Dot:
     def __call__(self, users: Tensor, window: slice) -> Tensor:
         return self.users[users].to(self.dtype) @ self.items[window].to(self.dtype).T
 
+    def double(self, users: Tensor, window: slice) -> Tensor:
+        return self.users[users].double() @ self.items[window].double().T
+
     def rounding(self, users: Tensor) -> Tensor:
         if self.longest is None:
             self.longest = _lengths(self.items).max() if self.items.size(0) else self.items.new_zeros(()).double()
@@ -219,6 +250,9 @@ class _ItemSums:
 
     def __call__(self, users: Tensor, window: slice) -> Tensor:
         return self.rows.product(users, self.weights[:, window])
+
+    def double(self, users: Tensor, window: slice) -> Tensor:
+        return self.rows.product(users, self.weights[:, window], torch.float64)
 
     def rounding(self, users: Tensor) -> Tensor:
         if self.largest is None:

@@ -82,8 +82,8 @@ def filtered(graph: Graph, x: Tensor, kind: Filter) -> Tensor:
 def turbocf_scorer(rows: UserRows, graph: Graph, kind: Filter) -> Scorer:
     """Scores of Turbo-CF: each user's row through the filter. Beside the graph N x B numbers are held for B users."""
     return chunk_scorer(
-        lambda users: filtered(graph, rows.dense(users).T.contiguous(), kind),
-        lambda scores, window: scores[window].T.contiguous(),
+        lambda users: filtered(graph, rows.dense(users, torch.float64).T.contiguous(), kind),
+        lambda scores, window: scores[window].T,
     )
 
 
