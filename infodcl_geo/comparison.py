@@ -8,7 +8,9 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
@@ -18,10 +20,11 @@ import numpy.typing as npt
 
 from .configuration import Config
 from .data.interactions import Interactions
-from .errors import FileError, InfodclGeoError
+from .errors import NO_MEMORY, FileError, InfodclGeoError, is_own_fault
 from .evaluation.significance import Test, best_baseline, differences
 from .files import locked, make_folder, read_file, write_atomically
 from .outcome import Run
+from .resuming import Unfinished, forget
 
 Values = npt.NDArray[np.float64]
 
@@ -223,6 +226,10 @@ class TableFile:
             raise TableError(f"{self.path}: the row of {label} is damaged ({error})") from error
         return Entry(row, per_user, label, studied)
 
+    def unfinished(self, settings: str) -> Path:
+        """Folder of the checkpoints of a run of these settings, as long as it is not kept."""
+        return self.path.with_name(f"{self.path.name}.checkpoints") / _key(settings)
+
     def others(self, entry: Entry) -> int:
         """Rows of the same data, model and seed with other settings."""
         same = ("data", "model", "seed")
@@ -268,7 +275,7 @@ class TableFile:
 def compare(
     data: Interactions,
     plan: Iterable[Planned | Config],
-    execute: Callable[[Config], Run],
+    execute: Callable[..., Run],
     *,
     metrics: Sequence[str],
     ks: Sequence[int] = (10, 20, 50),
@@ -277,6 +284,7 @@ def compare(
     say: Callable[[str], None] = print,
     failures: list[Failure] | None = None,
     more: Mapping[str, Any] = {},
+    every: tuple[float | None, int | None] | None = None,
 ) -> list[Entry]:
     """Run what is not kept yet, one configuration after the other, and keep each run as soon as it is done.
 
@@ -284,7 +292,8 @@ def compare(
         data: the data set.
         plan: what to run.
         execute: trains and scores one configuration; must leave the metrics of each user, as
-            :func:`~infodcl_geo.experiment.run` does.
+            :func:`~infodcl_geo.experiment.run` does. Where ``every`` is given it takes ``checkpoint`` and ``resume``
+            of that function as well.
         metrics: names of those that are kept for each user.
         ks, mask_validation: with which ``execute`` scores.
         table: where runs are kept; without it all are run.
@@ -292,6 +301,8 @@ def compare(
         failures: a list that takes the runs that end in an error of the library's, so that the others go on; without
             it the first error ends the comparison.
         more: what else decides the numbers of ``execute``, see :func:`describe`.
+        every: minutes and epochs from one checkpoint to the next of a run that is trained, with which a comparison
+            that was stopped goes on in the midst of it; they lie beside the table until the run is kept.
 
     Returns:
         One entry for each configuration that did not fail, in their order.
@@ -304,21 +315,29 @@ def compare(
         studied = one.config.recipe.studied
         entry = table.find(settings, metrics, one.label, studied=studied) if table is not None else None
         if entry is None:
+            trained = table is not None and every is not None and not one.config.recipe.closed_form
+            keeping = False
             try:
-                run = execute(one.config)
-            except InfodclGeoError as error:
-                if failures is None:
+                with Unfinished(table.unfinished(settings), *every) if trained else nullcontext() as unfinished:
+                    work = partial(execute, one.config)
+                    run = work() if unfinished is None else unfinished.run(work)
+                    if run.result.interrupted:
+                        # Its numbers are those of a shorter training: they are no result.
+                        raise KeyboardInterrupt
+                    keeping = True
+                    entry = entry_of(run, data, settings, metrics, one.label)
+                    if table is not None:
+                        table.add(entry)
+            except (InfodclGeoError, MemoryError, RuntimeError) as error:
+                if failures is None or keeping or not is_own_fault(error):
                     raise
-                failures.append(Failure(one.label, one.config.training.seed, str(error)))
-                say(f"{one.label}, seed {one.config.training.seed}, failed: {error}")
+                reason = str(error) if isinstance(error, InfodclGeoError) else NO_MEMORY
+                failures.append(Failure(one.label, one.config.training.seed, reason))
+                say(f"{one.label}, seed {one.config.training.seed}, failed: {reason}")
                 continue
-            if run.result.interrupted:
-                # Its numbers are those of a shorter training: they are no result.
-                raise KeyboardInterrupt
-            entry = entry_of(run, data, settings, metrics, one.label)
-            if table is not None:
-                table.add(entry)
         else:
+            assert table is not None
+            forget(table.unfinished(settings))  # of a process that was killed right after it kept the run
             found += 1
         if table is not None:
             changed += table.others(entry)

@@ -52,3 +52,20 @@ class ScoreError(InfodclGeoError):
 
 class CheckpointError(InfodclGeoError):
     """A checkpoint that cannot be read; the message is one line and names the file."""
+
+
+NO_MEMORY = "there is not enough memory; smaller dim, batch_size or data need less"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory was refused; torch has a RuntimeError for it."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    words = ("can't allocate memory", "out of memory", "not enough memory", "storage size calculation overflowed")
+    return isinstance(error, RuntimeError) and any(word in text for word in words)
+
+
+def is_own_fault(error: BaseException) -> bool:
+    """Whether an error tells of one model with its options, and not of the library: others may go on."""
+    return isinstance(error, InfodclGeoError) or out_of_memory(error)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +18,11 @@ from .channels.base import Channel, PretrainedVectors
 from .channels.build import ChannelOptions, channel_builders
 from .configuration import Config
 from .data.interactions import Interactions
-from .errors import InfodclGeoError, OptionError
+from .errors import NO_MEMORY, InfodclGeoError, OptionError, is_own_fault
 from .experiment import fit
 from .models import Recipe
 from .pretraining import best_num_layers, pretrain, spectral_vectors
+from .resuming import Unfinished, forget, is_left
 from .training.callbacks import OnValidation
 
 try:
@@ -28,6 +33,8 @@ except ImportError:  # pragma: no cover
 _CHANNEL_OPTIONS = tuple(part.name for part in fields(ChannelOptions))
 MOST_TRIALS_OF_A_CLOSED_FORM = 100
 """One or two numbers are exhausted by then."""
+MOST_FAILURES = 3
+"""A search whose first so many trials all fail ends: its model does not fit the data or the options."""
 
 
 def quality(validation: Mapping[str, float]) -> float:
@@ -151,6 +158,7 @@ class Search:
         seed: int = 1,
         begin: Mapping[str, Any] | None = None,
         say: Callable[[str], None] = print,
+        checkpoints: Path | None = None,
     ) -> Any:
         """Search one model until its budget is spent.
 
@@ -165,9 +173,12 @@ class Search:
             seed: of the search; the models train with the seed of ``make``.
             begin: options to try first, such as those found on another data set.
             say: told what does not fit the budget.
+            checkpoints: folder for the checkpoints of trials that are not done; with it, and a ``storage``, a search
+                that was stopped goes on in the midst of its trial.
 
         Returns:
-            The Optuna study; each trial has ``options``, ``validation`` and ``best_epoch`` among its attributes.
+            The Optuna study; each trial has ``options``, ``validation`` and ``best_epoch`` among its attributes, and
+            one that failed its ``error``.
         """
         recipe = make({}).recipe
         if recipe.search is None:
@@ -181,45 +192,66 @@ class Search:
             pruner=optuna.pruners.MedianPruner(n_startup_trials=8, n_warmup_steps=50),
         )
         starts = self.starts(make, fixed, begin)
-        # A start whose trial a killed process left unfinished, or never asked for, is asked for again.
-        asked = {t.user_attrs.get("start") for t in study.trials if _ended(t) or t.state.name == "WAITING"}
-        for number, start in enumerate(starts):
-            if number not in asked:
-                study.enqueue_trial(start, user_attrs={"start": number})
         trials = budget.trials
         if recipe.closed_form:
             trials = min(trials or MOST_TRIALS_OF_A_CLOSED_FORM, MOST_TRIALS_OF_A_CLOSED_FORM)
-        first = len(starts)
         spent = sum((t.duration.total_seconds() for t in study.trials if t.duration is not None), 0.0)
         deadline = float("inf") if budget.minutes is None else time.monotonic() + 60 * budget.minutes - spent
-        said = False
-
-        def attempt(trial: Any) -> float:
-            try:
-                return self._trial(trial, make, fixed, deadline, "start" in trial.user_attrs)
-            except (FloatingPointError, InfodclGeoError) as error:
-                say(f"{recipe.name}: trial {trial.number} failed: {error}")
-                raise
-
-        while True:
-            ended = [t for t in study.trials if _ended(t)]
-            if len({t.user_attrs.get("start") for t in ended} - {None}) >= first and (
-                time.monotonic() > deadline or (trials is not None and len(ended) >= trials)
-            ):
-                break
-            over = time.monotonic() > deadline or (trials is not None and len(ended) >= trials)
-            if over and not said:
-                said = True
-                say(f"{recipe.name}: the budget is over, but each start gets one finished trial ({first} in all)")
-            try:
-                study.optimize(
-                    attempt,
-                    n_trials=1,
-                    catch=(FloatingPointError, InfodclGeoError),
-                )
-            except AssertionError as error:  # what Optuna makes of a storage that cannot be written
-                raise _storage_error(error) from None
+        work = partial(self._attempt, study, make, fixed, deadline, say, None if recipe.closed_form else checkpoints)
+        try:
+            for trial in _left(study, checkpoints):
+                work(trial)
+            # A start whose trial a killed process left unfinished, or never asked for, is asked for again.
+            asked = {t.user_attrs.get("start") for t in study.trials if _ended(t) or t.state.name == "WAITING"}
+            for number, start in enumerate(starts):
+                if number not in asked:
+                    study.enqueue_trial(start, user_attrs={"start": number})
+            said = False
+            while True:
+                ended = [t for t in study.trials if _ended(t)]
+                failed = sum(t.state.name == "FAIL" for t in ended)
+                if failed == len(ended) >= max(MOST_FAILURES, len(starts)):
+                    break
+                over = time.monotonic() > deadline or (trials is not None and len(ended) >= trials)
+                if over and len({t.user_attrs.get("start") for t in ended} - {None}) >= len(starts):
+                    break
+                if over and not said:
+                    said = True
+                    say(
+                        f"{recipe.name}: the budget is over, but each start gets one finished trial "
+                        f"({len(starts)} in all)"
+                    )
+                work(study.ask())
+        except AssertionError as error:  # what Optuna makes of a storage that cannot be written
+            raise _storage_error(error) from None
         return study
+
+    def _attempt(
+        self,
+        study: Any,
+        make: Callable[[Mapping[str, Any]], Config],
+        fixed: Sequence[str],
+        deadline: float,
+        say: Callable[[str], None],
+        checkpoints: Path | None,
+        trial: Any,
+    ) -> None:
+        """Do one trial and tell the study; one that is interrupted stays unfinished."""
+        place = None if checkpoints is None else Unfinished(_folder(checkpoints, study, trial.number))
+        with nullcontext() if place is None else place:
+            try:
+                value = self._trial(trial, make, fixed, deadline, place)
+            except optuna.TrialPruned:
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            except (FloatingPointError, InfodclGeoError, MemoryError, RuntimeError) as error:
+                if not isinstance(error, FloatingPointError) and not is_own_fault(error):
+                    raise
+                reason = NO_MEMORY if isinstance(error, MemoryError | RuntimeError) else str(error)
+                say(f"{study.study_name}: trial {trial.number} failed: {reason}")
+                trial.set_user_attr("error", reason)
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            else:
+                study.tell(trial, value)
 
     def starts(
         self, make: Callable[[Mapping[str, Any]], Config], fixed: Sequence[str], begin: Mapping[str, Any] | None
@@ -254,24 +286,28 @@ class Search:
         make: Callable[[Mapping[str, Any]], Config],
         fixed: Sequence[str],
         deadline: float,
-        is_start: bool,
+        unfinished: Unfinished | None,
     ) -> float:
+        is_start = "start" in trial.user_attrs
         space = _Trial(trial, fixed)
         config = make({})
         assert config.recipe.search is not None
         config.recipe.search(space)
         trial.set_user_attr("options", space.options)
         config = make(space.options)
+        told = dict(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)  # of a trial that is gone on with
         best = 0.0
 
         def report(epoch: int, metrics: Mapping[str, float]) -> None:
             nonlocal best
-            best = max(best, quality(metrics))
-            trial.report(best, epoch)
+            best = max(best, quality(metrics), *(value for at, value in told.items() if at <= epoch))
+            if epoch not in told:
+                trial.report(best, epoch)
             if not is_start and (trial.should_prune() or time.monotonic() > deadline):
                 raise optuna.TrialPruned
 
-        outcome = fit(
+        training = partial(
+            fit,
             self.data,
             config,
             **self._prepared(config),
@@ -280,12 +316,29 @@ class Search:
             progress=False,
             callbacks=[OnValidation(report)],
         )
+        outcome = training() if unfinished is None else unfinished.run(training)
         if outcome.result.interrupted:
-            trial.set_user_attr("interrupted", True)
             raise KeyboardInterrupt
         trial.set_user_attr("validation", outcome.result.validation)
         trial.set_user_attr("best_epoch", outcome.result.best_epoch)
         return quality(outcome.result.validation)
+
+
+def _folder(checkpoints: Path, study: Any, number: int) -> Path:
+    """Of the checkpoints of a trial."""
+    return checkpoints / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', study.study_name)}-{number}"
+
+
+def _left(study: Any, checkpoints: Path | None) -> Iterator[Any]:
+    """The trials that a process that is gone left with checkpoints to go on from."""
+    if checkpoints is None or not checkpoints.is_dir():
+        return
+    for frozen in study.get_trials(deepcopy=False):
+        folder = _folder(checkpoints, study, frozen.number)
+        if frozen.state.is_finished():
+            forget(folder)
+        elif frozen.state.name == "RUNNING" and folder.is_dir() and is_left(folder):
+            yield optuna.trial.Trial(study, frozen._trial_id)
 
 
 def _storage_error(error: BaseException) -> BaseException:
@@ -313,6 +366,13 @@ def trial_rows(study: Any) -> list[dict[str, Any]]:
             "valid ndcg@20": trial.user_attrs.get("validation", {}).get("ndcg@20", ""),
             "valid recall@20": trial.user_attrs.get("validation", {}).get("recall@20", ""),
             "options": json.dumps(trial.user_attrs.get("options", {})),
+            "error": trial.user_attrs.get("error", ""),
         }
         for trial in study.trials
     ]
+
+
+def failed_row(model: str, error: str) -> dict[str, Any]:
+    """The row of a model that could not be searched at all, in the table of :func:`trial_rows`."""
+    names = ("trial", "seconds", "best_epoch", "valid ndcg@20", "valid recall@20", "options")
+    return {"model": model, "state": "fail", **dict.fromkeys(names, ""), "error": error}

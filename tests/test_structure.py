@@ -44,6 +44,7 @@ ROOMS = [
     "outcome",
     "experiment",
     "settings",
+    "resuming",
     "tuning",
     "comparison",
     "saved",

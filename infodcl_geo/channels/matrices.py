@@ -22,6 +22,7 @@ import torch
 from safetensors import safe_open
 
 from ..data.ids import IdMap, InteractionError, one_line
+from ..data.streams import in_silence
 
 IntArray = npt.NDArray[np.int64]
 
@@ -68,7 +69,8 @@ def read_matrix(file: Path) -> tuple[np.ndarray, np.ndarray | None]:
             f"{file}: a matrix comes as {FORMATS}, told by the ending, not as {file.suffix or 'that'}"
         )
     try:
-        matrix, ids = read(file)
+        with in_silence():
+            matrix, ids = read(file)
     except InteractionError:
         raise
     except OSError as error:
@@ -94,7 +96,8 @@ def read_ids(ids: str | PathLike[str] | npt.ArrayLike) -> np.ndarray:
         raise InteractionError(f"{file}: no such file")
     try:
         if file.suffix.lower() == ".npy":
-            return _read_npy(file)[0]
+            with in_silence():
+                return _read_npy(file)[0]
         lines = file.read_text(encoding="utf-8-sig").splitlines()
         return np.array([line.strip() for line in lines if line.strip()], dtype=object)
     except InteractionError:

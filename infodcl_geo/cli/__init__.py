@@ -66,7 +66,7 @@ def _run(command: str, words: list[str]) -> int:
     # torch announces on the first product that its CSR layout is young.
     warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
     warnings.showwarning = _show_warning
-    from ..errors import InfodclGeoError
+    from ..errors import NO_MEMORY, InfodclGeoError, out_of_memory
     from ..text import escape
 
     # As Ctrl-C: what is kept is kept whole, and one line says that it was asked to end.
@@ -88,8 +88,10 @@ def _run(command: str, words: list[str]) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"infodcl-geo: {escape(f'{where}{error.strerror or error}')}", file=sys.stderr)
         return 1
-    except MemoryError:
-        print("infodcl-geo: there is not enough memory", file=sys.stderr)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        print(f"infodcl-geo: {NO_MEMORY}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         goes_on = {"compare": "; the same command goes on with what --out keeps"}

@@ -26,10 +26,11 @@ DESCRIPTION = (
     "Train several models with several seeds on the same data and print one table of test metrics. Options of training "
     "hold for all models that are trained, options of a model for those that have it. With --out each run is kept as "
     "soon as it is done, and not repeated as long as its data and its settings stay the same: a comparison that was "
-    "stopped goes on where it was, and one with more models or seeds only adds theirs. A model that fails is named in "
-    "the table, and the others go on. Closed forms run once. The columns of significance compare every model with the "
-    "best baseline on validation (among variants of one model with the first): the mean over the users of the "
-    "difference, and the p-value of the paired two-sided test over the users, adjusted by Holm's method."
+    "stopped goes on where it was, in the midst of a training too, and one with more models or seeds only adds theirs. "
+    "A model that fails is named in the table, and the others go on. Closed forms run once. The columns of significance "
+    "compare every model with the best baseline on validation (among variants of one model with the first): the mean "
+    "over the users of the difference, and the p-value of the paired two-sided test over the users, adjusted by Holm's "
+    "method."
 )
 
 
@@ -68,9 +69,11 @@ def main(argv: Sequence[str]) -> int:
     failures: list[Failure] = []
     preset = options.preset == "auto"
 
-    def execute(config: Config) -> Run:
+    def execute(config: Config, **checkpoints: Any) -> Run:
         train = fit_preset if preset and can_choose(config.recipe) else fit
-        found = train(data, config, ks=ks, device=options.device, progress=options.progress)
+        found = train(data, config, ks=ks, device=options.device, progress=options.progress, **checkpoints)
+        if found.result.interrupted:
+            return found
         return score(data, found, ks=ks, mask_validation=options.mask_validation, device=options.device)
 
     entries = compare(
@@ -83,6 +86,7 @@ def main(argv: Sequence[str]) -> int:
         table=kept,
         more={"preset": "auto"} if preset else {},
         failures=failures,
+        every=(options.checkpoint_minutes, options.checkpoint_epochs),
     )
     significance = len(seeds) > 1 if options.significance is None else options.significance
     headers, rows = summary(entries, headline(ks), significance=significance, test=options.test, failures=failures)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ..configuration import TRAINING, Config
-from ..errors import InfodclGeoError, OptionError
+from ..errors import FileError, InfodclGeoError, OptionError
 from ..files import file_error, locked, make_folder, read_file, write_atomically
 from ..models import RECIPES, Recipe, find_recipe
 from ..settings import read_settings
-from ..tuning import Budget, Search, trial_rows
+from ..tuning import Budget, Search, failed_row, trial_rows
 from . import parsing
 from .parsing import Parser
 from .train import parsed
@@ -65,7 +65,8 @@ def main(argv: Sequence[str]) -> int:
         raise OptionError(f"{out}: the settings file is YAML: give it the ending .yaml")
     make_folder(out.parent)
     begin = read_settings(options.begin) if options.begin else {}
-    kept = read_settings(out) if out.exists() else {}
+    if out.exists():
+        read_settings(out)  # a file of something else stops here, not after hours
     makers = {}
     for recipe in recipes:
         own = words_for(recipe, of_models)
@@ -74,6 +75,7 @@ def main(argv: Sequence[str]) -> int:
     search = Search(parsing.data_of(options).load(), device=options.device)
     fixed = [word[2:].partition("=")[0].rpartition(".")[2] for word in of_models if word.startswith("--")]
     storage = _storage(options.journal)
+    failed = 0
     for recipe in recipes:
         start = time.perf_counter()
         try:
@@ -84,22 +86,35 @@ def main(argv: Sequence[str]) -> int:
                 storage=storage,
                 seed=options.search_seed,
                 begin=begin.get(recipe.name),
+                checkpoints=None if options.journal is None else Path(f"{options.journal}.checkpoints"),
             )
         except OSError as error:
             raise file_error("write", options.journal or out, error) from None
+        except FileError:
+            raise
+        except InfodclGeoError as error:
+            # What one model cannot do is no reason to keep the others waiting.
+            failed += 1
+            print(f"{recipe.name}: failed: {error}")
+            _keep(out, None, recipe.name, [failed_row(recipe.name, str(error))])
+            continue
         done = [trial for trial in study.trials if trial.values]
         if not done:
+            failed += 1
             print(f"{recipe.name}: no trial was completed")
+            _keep(out, None, recipe.name, trial_rows(study))
             continue
-        kept[recipe.name] = study.best_trial.user_attrs["options"]
-        _keep(out, kept[recipe.name], recipe.name, trial_rows(study))
-        found, minutes = study.best_trial.user_attrs["validation"], (time.perf_counter() - start) / 60
+        best = study.best_trial
+        _keep(out, best.user_attrs["options"], recipe.name, trial_rows(study))
+        found, minutes = best.user_attrs["validation"], (time.perf_counter() - start) / 60
         numbers = ", ".join(f"{name} {found[name]:.4f}" for name in ("recall@20", "ndcg@20"))
-        number, count = study.best_trial.number, len(study.trials)
-        print(f"{recipe.name}: {numbers} on validation, trial {number} of {count}, {minutes:.1f} minutes")
-        print(f"    {kept[recipe.name]}", flush=True)
+        print(
+            f"{recipe.name}: {numbers} on validation, trial {best.number} of {len(study.trials)}, "
+            f"{minutes:.1f} minutes"
+        )
+        print(f"    {best.user_attrs['options']}", flush=True)
     print(f"saved in {out} and {out.with_suffix('.csv')}")
-    return 0
+    return 1 if failed else 0
 
 
 def _config(recipe: Recipe, words: Sequence[str], options: Mapping[str, Any]) -> Config:
@@ -155,14 +170,15 @@ def _mend(journal: Path) -> None:
             write_atomically(journal, content[:whole])
 
 
-def _keep(out: Path, options: Mapping[str, Any], model: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Put the best options of a model into the settings file, and its trials into the CSV beside it."""
+def _keep(out: Path, options: Mapping[str, Any] | None, model: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Put the best options of a model, if there are any, into the settings file, its trials into the CSV beside it."""
     import yaml
 
     with locked(out):
-        settings = read_settings(out) if out.exists() else {}
-        settings[model] = dict(options)
-        write_atomically(out, yaml.safe_dump(settings, sort_keys=True).encode())
+        if options is not None:
+            settings = read_settings(out) if out.exists() else {}
+            settings[model] = dict(options)
+            write_atomically(out, yaml.safe_dump(settings, sort_keys=True).encode())
         trials = out.with_suffix(".csv")
         old: list[dict[str, Any]] = []
         if trials.exists():

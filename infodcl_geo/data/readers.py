@@ -21,7 +21,7 @@ from .folders import JSON, ending, format_of
 from .ids import IdMap, IntArray, InteractionError, one_line, warn
 from .json_files import read_json
 from .layouts import Column, Columns, Format, column_at, find_columns, is_number, plain_name, positions_of, typed_names
-from .streams import ALLOWANCE, DAMAGED, RATIO, open_text, require_file
+from .streams import ALLOWANCE, DAMAGED, RATIO, in_silence, open_text, require_file
 from .tables import Ids, Table
 from .text_files import read_adjacency, read_text, rows_of
 from .words import narrow
@@ -106,7 +106,9 @@ def _table(
 def _load_npy(file: Path) -> np.ndarray:
     require_file(file)
     try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)  # mapped: a header cannot claim more than the file has
+        with in_silence():
+            # Mapped: a header cannot claim more than the file has.
+            array = np.load(file, mmap_mode="r", allow_pickle=False)
         if isinstance(array, np.ndarray):
             return array
         array.close()
@@ -121,7 +123,8 @@ def _load_npz(file: Path) -> Any:
         with zipfile.ZipFile(file) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
         if unpacked <= RATIO * size + ALLOWANCE:
-            matrix = sp.load_npz(file)
+            with in_silence():
+                matrix = sp.load_npz(file)
             if matrix.format in ("csr", "csc", "bsr"):
                 matrix.check_format(full_check=True)
             return matrix

@@ -7,8 +7,10 @@ import gzip
 import os
 import re
 import stat
+import warnings
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -49,6 +51,14 @@ def require_file(file: Path) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise InteractionError(f"{file}: not a regular file")
     return status.st_size
+
+
+@contextmanager
+def in_silence() -> Iterator[None]:
+    """What NumPy and SciPy warn of inside is not said: a file is read, or refused in one line."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _stream(file: Path, encoding: str | None) -> Iterator[bytes]:

@@ -281,7 +281,10 @@ def _check_shapes(optimizer: torch.optim.Optimizer, loaded: dict[str, Any]) -> N
     own = optimizer.state_dict()["param_groups"]
     # The options are those of this run already; of its optimiser nothing but the rate can have changed since.
     for group, found in zip(own, loaded["param_groups"], strict=True):
-        if type(found["lr"]) is not type(group["lr"]) or {**found, "lr": group["lr"]} != group:
+        # As text, where 0 is not False and 1 not 1.0: the optimiser's own code tells them apart.
+        if type(found["lr"]) is not type(group["lr"]) or repr(sorted({**found, "lr": group["lr"]}.items())) != repr(
+            sorted(group.items())
+        ):
             raise ValueError("groups")
     moments = {"exp_avg", "exp_avg_sq"} if isinstance(optimizer, torch.optim.Adam) else set()
     if set(loaded["state"]) - set(range(len(weights))):

@@ -253,6 +253,21 @@ def _signed_checkpoint(_: str, content: bytes, rng: random.Random) -> bytes:
         _damage_json(described, rng)
     else:
         _damage_tensors(tensors, rng)
+    return _signed(described, tensors)
+
+
+def _without_times(content: bytes) -> bytes:
+    """A checkpoint of training without what it took: an input is made from its number alone."""
+    size = int.from_bytes(content[:8], "little")
+    described = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["infodcl_geo"])
+    described["seconds"] = 1.0
+    described["result"]["epoch_seconds"] = [1.0 for _ in described["result"]["epoch_seconds"]]
+    for row in described["result"]["history"]:
+        row["seconds"] = 1.0
+    return _signed(described, load_tensors(content))
+
+
+def _signed(described: Any, tensors: dict[str, torch.Tensor]) -> bytes:
     forged = bytearray(save_tensors(tensors, {"sha256": "0" * 64, "infodcl_geo": json.dumps(described)}))
     place = forged.index(b'"sha256":"') + 10
     forged[place : place + 64] = hashlib.sha256(forged).hexdigest().encode()
@@ -407,6 +422,7 @@ def targets(work: Path) -> list[Target]:
     options = TrainOptions(epochs=2, batch_size=32, eval_every=1)
     train(small(), data, options, progress=False, checkpoint=CheckpointOptions(work / "training"))
     checkpoint = checkpoints(work / "training")[0]
+    checkpoint.write_bytes(_without_times(checkpoint.read_bytes()))
 
     def resume(path: Path) -> None:
         longer = TrainOptions(epochs=3, batch_size=32, eval_every=1)
