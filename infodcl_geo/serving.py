@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from .errors import OptionError
-from .evaluation.ranking import HiddenRows, rank_items
-from .models.scoring import ExactScorer, Scorer, UserRows, dot_scorer, with_popular_fallback
+from .evaluation.ordering import HiddenRows
+from .evaluation.ranking import rank_items
+from .models.scoring import ExactScorer, Factors, FactorScorer, Scorer, UserRows, dot_scorer, with_popular_fallback
 
 _CHUNK = 64
 """Users scored together: their scores stay in the cache."""
@@ -121,6 +122,8 @@ class _Renumbered:
         return _RenumberedRows(self, rows)
 
     def scorer(self, scorer: Scorer) -> Scorer:
+        if isinstance(scorer, FactorScorer):
+            return _RenumberedFactors(self, scorer)
         if isinstance(scorer, ExactScorer):
             return _RenumberedScorer(self, scorer)
         return lambda users, window: scorer(self.row(users), window)
@@ -146,6 +149,15 @@ class _RenumberedScorer:
 
     def exact(self, users: Tensor, items: Tensor) -> Tensor:
         return self.inner.exact(self.view.row(users), items)
+
+
+class _RenumberedFactors(_RenumberedScorer):
+    def __init__(self, view: _Renumbered, scorer: FactorScorer) -> None:
+        super().__init__(view, scorer)
+        self.by_factors = scorer
+
+    def factors(self, users: Tensor) -> Factors:
+        return self.by_factors.factors(self.view.row(users))
 
 
 class _HiddenFromAll:

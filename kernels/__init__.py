@@ -4,11 +4,12 @@ from .bpr import BprEpoch, RowAdamOptions, RowAdamTable, flush_rows
 from .infonce import InfoNCEOptions, infonce, logsumexp_similarity
 from .psnet import PSNetWeights, psnet, psnet_diffuse
 from .svd import batched_svd
-from .topk import top_k
+from .topk import ItemTable, top_k
 
 __all__ = [
     "BprEpoch",
     "InfoNCEOptions",
+    "ItemTable",
     "PSNetWeights",
     "RowAdamOptions",
     "RowAdamTable",

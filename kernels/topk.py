@@ -10,8 +10,9 @@ from torch import Tensor
 from infodcl_geo.errors import InfodclGeoError, OptionError
 
 from .ties import tie_order
+from .topk_common import ItemTable
 
-__all__ = ["top_k"]
+__all__ = ["ItemTable", "top_k"]
 
 _TILE = 1 << 22  # scores that the plain path holds at a time
 
@@ -19,11 +20,11 @@ _TILE = 1 << 22  # scores that the plain path holds at a time
 @torch.no_grad()
 def top_k(
     users: Tensor,
-    items: Tensor,
+    items: Tensor | ItemTable,
     k: int,
     *,
     rows: Tensor | None = None,
-    seen: tuple[Tensor, Tensor] | None = None,
+    seen: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""The k best items of each user by :math:`s_{ui} = u^\top i`, best first.
 
@@ -33,16 +34,17 @@ def top_k(
     shape: who wants an order that does not, asks for some more than k and scores those anew.
 
     On a CPU with Numba (the extra ``numba``; compiled once in seconds, kept on disk) a tile of scores stays in the
-    cache and is looked at once: only what beats the worst of a user's best so far is searched for among the seen items
-    and goes into a heap. Elsewhere PyTorch's selection runs tile by tile. Neither waits for a GPU.
+    cache and is looked at once: only what beats the worst of a user's best so far is searched for among the seen
+    items. Tiles come by falling length of the items, and since :math:`|u^\top i| \le |u| |i|` a user is done with the
+    first tile that cannot reach their k-th best score. Elsewhere PyTorch's selection runs tile by tile.
 
     Args:
         users: embeddings ``[B, d]``, float32 or float64; half types are computed in float32.
-        items: embeddings ``[N, d]`` of the same type.
+        items: embeddings ``[N, d]`` of the same type, or what :class:`ItemTable` made of them.
         k: items to find for each user.
         rows: int64 ``[B]`` numbers of the users, for the order of equal scores; by default 0, 1, ..., B - 1.
-        seen: what a user must not be shown, as an int64 pair (ptr ``[B + 1]``, idx): items ``idx[ptr[b]:ptr[b + 1]]``,
-            ascending.
+        seen: what a user must not be shown, as int64 tensors (start ``[B]``, end ``[B]``, idx): items
+            ``idx[start[b]:end[b]]``, ascending.
 
     Returns:
         Items ``[B, min(k, N)]``, int64, and scores of the same shape; where a user has fewer left, -1 and minus
@@ -54,39 +56,47 @@ def top_k(
     """
     if k < 1:
         raise OptionError(f"k must be at least 1, not {k}")
-    if users.dim() != 2 or items.dim() != 2 or users.size(1) != items.size(1) or users.dtype != items.dtype:
-        raise InfodclGeoError(
-            f"users and items must be [B, d] and [N, d] of one type, not {list(users.shape)} {users.dtype} and "
-            f"{list(items.shape)} {items.dtype}"
-        )
+    if isinstance(items, Tensor):
+        given = items.dtype
+        if users.dim() != 2 or items.dim() != 2 or users.size(1) != items.size(1) or users.dtype != given:
+            raise InfodclGeoError(
+                f"users and items must be [B, d] and [N, d] of one type, not {list(users.shape)} {users.dtype} and "
+                f"{list(items.shape)} {given}"
+            )
+        items = ItemTable(items)
     if users.dtype in (torch.float16, torch.bfloat16):
-        users, items = users.float(), items.float()
-    count, width = users.size(0), min(k, items.size(0))
+        users = users.float()
+    if users.size(1) != items.items.size(1) or users.dtype != items.items.dtype:
+        raise InfodclGeoError("users and items must be of one type and one width")
+    count, width = users.size(0), min(k, items.items.size(0))
     if rows is None:
         rows = torch.arange(count, device=users.device)
     if seen is None:
-        seen = torch.zeros(count + 1, dtype=torch.int64, device=users.device), rows[:0]
-    if rows.shape != users.shape[:1] or seen[0].shape != (count + 1,) or seen[0].dtype != torch.int64:
-        raise InfodclGeoError(f"rows must be [{count}] and seen a pair (ptr [{count + 1}], idx) of int64")
-    if users.device.type == "cpu":
-        # A sum over finite numbers of these sizes says as much of every score, at a fraction of the time.
-        reach = users.abs().sum(1).double().max() * items.abs().max().double() if count and width else users.sum()
-        if not bool(reach.isfinite()) or reach > torch.finfo(users.dtype).max:
-            raise InfodclGeoError("an embedding is NaN or infinite, or a score would be: nothing can be ranked by that")
+        nothing = rows.new_zeros(count)
+        seen = nothing, nothing, rows[:0]
+    if rows.shape != users.shape[:1] or any(x.shape != (count,) or x.dtype != torch.int64 for x in seen[:2]):
+        raise InfodclGeoError(f"rows must be [{count}] and seen (start [{count}], end [{count}], idx), all int64")
+    reach = items.reach(users)
+    if users.device.type == "cpu" and not bool(items.fits(reach)):
+        raise InfodclGeoError("an embedding is NaN or infinite, or a score would be: nothing can be ranked by that")
     if not count or not width:
         return rows.new_empty(count, width), users.new_empty(count, width)
     if users.device.type == "cpu" and find_spec("numba") is not None:
         from .topk_numba import top_k_numba
 
-        found, values = top_k_numba(users.detach().contiguous(), items.detach().contiguous(), width, rows, seen)
+        found, values = top_k_numba(users.detach().contiguous(), reach, items, width, rows, seen)
         return found, values.add_(0.0)  # of the two zeros only one is left
-    return _plain(users, items, width, rows, seen)
+    return _plain(users, items.items, width, rows, seen)
 
 
-def _plain(users: Tensor, items: Tensor, k: int, rows: Tensor, seen: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _plain(
+    users: Tensor, items: Tensor, k: int, rows: Tensor, seen: tuple[Tensor, Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
     """Tile by tile with PyTorch's own selection."""
-    pointer, hidden = seen
-    position = torch.repeat_interleave(pointer.diff(), output_size=hidden.numel())
+    start, end, listed = seen
+    position = torch.repeat_interleave(end - start)
+    before = (end - start).cumsum(0) - (end - start)
+    hidden = listed[start[position] + torch.arange(position.numel(), device=rows.device) - before[position]]
     height = max(1, min(users.size(0), _TILE // min(items.size(0), _TILE)))
     across = min(items.size(0), _TILE)
     found, values = [], []
@@ -94,16 +104,11 @@ def _plain(users: Tensor, items: Tensor, k: int, rows: Tensor, seen: tuple[Tenso
         own = slice(first, first + height)
         value = users.new_empty(min(height, users.size(0) - first), 0)
         item = rows.new_empty(value.shape)
-        for start in range(0, items.size(0), across):
-            scores = users[own] @ items[start : start + across].T + 0.0
-            # Pairs outside the tile go to a column that is cut off again: no count has to reach the host.
-            inside = (position >= first) & (position < first + height) & (hidden >= start) & (hidden < start + across)
-            scores = torch.cat([scores, scores[:, :1]], 1)
-            at_row = torch.where(inside, position - first, 0)
-            at_column = torch.where(inside, hidden - start, scores.size(1) - 1)
-            scores[at_row, at_column] = -torch.inf
-            scores = scores[:, :-1]
-            columns = torch.arange(start, start + scores.size(1), device=rows.device).expand_as(scores)
+        for at in range(0, items.size(0), across):
+            scores = users[own] @ items[at : at + across].T + 0.0
+            inside = (position >= first) & (position < first + height) & (hidden >= at) & (hidden < at + across)
+            scores[position[inside] - first, hidden[inside] - at] = -torch.inf
+            columns = torch.arange(at, at + scores.size(1), device=rows.device).expand_as(scores)
             value, item = torch.cat([value, scores], 1), torch.cat([item, columns], 1)
             value, item = _best(value, item, rows[own], min(k, value.size(1)))
         found.append(torch.where(value == -torch.inf, -1, item))

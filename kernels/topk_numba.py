@@ -14,41 +14,59 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .topk_common import ItemTable
+
 _OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
 _STRIPE = 16  # scores of which the largest is compared first
-_USERS, _ITEMS = 64, 4096  # of a tile of scores, 1 MiB in float32
+_USERS, _ITEMS = 256, 2048  # of a tile of scores, 2 MiB in float32
 _FEWEST_A_THREAD = 32
+_MARKS = 1024  # remainders of items by which most are known not to be seen
 
 
 def top_k_numba(
-    users: Tensor, items: Tensor, k: int, rows: Tensor, seen: tuple[Tensor, Tensor]
+    users: Tensor, reach: Tensor, table: ItemTable, k: int, rows: Tensor, seen: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`~infodcl_geo.kernels.topk.top_k`, with contiguous inputs and ``k`` at most the number of items."""
-    count, total = users.size(0), items.size(0)
+    """As :func:`~infodcl_geo.kernels.topk.top_k`, with contiguous inputs and ``k`` at most the number of items.
+
+    ``reach`` ``[B]`` are what the users' scores are at most, for an item of length one, rounding included.
+    """
+    count, total = users.size(0), table.items.size(0)
     found, values = torch.empty(count, k, dtype=torch.int64), users.new_empty(count, k)
     height = min(count, _USERS)
     # What may be among the best: the more fit, the less often all but the best are thrown out.
     held_values, held_items = (torch.empty(height, max(4 * k, 64), dtype=x.dtype).numpy() for x in (values, found))
-    counts = np.empty(height, np.int64)
-    pointer, hidden, numbers = (x.contiguous().numpy() for x in (*seen, rows))
+    counts, bounds = np.empty(height, np.int64), torch.empty(height, dtype=torch.float64)
+    starts, ends, hidden, numbers = (x.contiguous().numpy() for x in (*seen, rows))
+    order = table.order.numpy()
     update, finish = _compiled(users.dtype)
     tile = users.new_empty(height * min(total, _ITEMS))
+    packed, gathered = (users.new_empty(n, users.size(1)) for n in (min(total, _ITEMS), height))
     threads = max(1, min(torch.get_num_threads(), height // _FEWEST_A_THREAD))
     with ThreadPoolExecutor(threads) as pool:
         for first in range(0, count, _USERS):
-            size = min(_USERS, count - first)
+            own = slice(first, min(first + _USERS, count))
+            size = own.stop - first
             counts[:] = 0
-            bounds = [size * i // threads for i in range(threads + 1)]
+            bounds.fill_(-np.inf)
+            active = torch.arange(size)
             for start in range(0, total, _ITEMS):
+                # Items come by falling length: from here on none reaches what such users have.
+                active = active[reach[own][active] * table.lengths[start] >= bounds[active]]
+                if not active.numel():
+                    break
                 width = min(_ITEMS, total - start)
-                scores = tile[: size * width].view(size, width)
-                torch.mm(users[first : first + size], items[start : start + width].T, out=scores)
+                scores = tile[: active.numel() * width].view(-1, width)
+                # Into memory that is there: asking for new pages each time costs more than the copy.
+                vectors, rows_of = packed[:width], gathered[: active.numel()]
+                torch.index_select(table.items, 0, table.order[start : start + width], out=vectors)
+                torch.index_select(users[own], 0, active, out=rows_of)
+                torch.mm(rows_of, vectors.T, out=scores)
                 parts = []
-                for begin, end in itertools.pairwise(bounds):
+                shares = [active.numel() * i // threads for i in range(threads + 1)]
+                for begin, end in itertools.pairwise(shares):
                     arguments = (
-                        scores.numpy()[begin:end], start, k, numbers[first + begin : first + end],
-                        pointer[first + begin : first + end + 1], hidden, held_values[begin:end], held_items[begin:end],
-                        counts[begin:end],
+                        scores.numpy()[begin:end], active.numpy()[begin:end], order[start : start + width], k,
+                        numbers[own], starts[own], ends[own], hidden, held_values, held_items, counts, bounds.numpy(),
                     )  # fmt: skip
                     if threads == 1:
                         update(*arguments)
@@ -56,7 +74,6 @@ def top_k_numba(
                         parts.append(pool.submit(update, *arguments))
                 for done in parts:
                     done.result()
-            own = slice(first, first + size)
             finish(
                 numbers[own], held_values[:size], held_items[:size], counts[:size], values.numpy()[own],
                 found.numpy()[own],
@@ -69,7 +86,7 @@ def _compiled(dtype: torch.dtype) -> tuple[Callable[..., None], Callable[..., No
     real = numba.float32 if dtype == torch.float32 else numba.float64
     whole = numba.int64[::1]
     buffers = (real[:, ::1], numba.int64[:, ::1], whole)
-    update = numba.void(real[:, ::1], numba.int64, numba.int64, whole, whole, whole, *buffers)
+    update = numba.void(real[:, ::1], whole, whole, numba.int64, *[whole] * 4, *buffers, numba.float64[::1])
     finish = numba.void(whole, *buffers, real[:, ::1], numba.int64[:, ::1])
     try:
         return numba.njit(update, cache=True, **_OPTIONS)(_update), numba.njit(finish, cache=True, **_OPTIONS)(_finish)
@@ -204,39 +221,36 @@ def _largest_but(values, rank):
 
 
 @numba.njit(**_OPTIONS)
-def _offer(scores, start, stop, by, offset, k, user, seen_from, seen_to, hidden, values, items, held, full, bound):
-    """Keep what may belong to the k best of every ``by``-th score.
+def _reaching(scores, maxima, bound, columns):
+    """Columns of the scores that are not below the bound; how many."""
+    stripes = len(maxima)
+    count = 0
+    for s in range(stripes):
+        if maxima[s] >= bound:
+            for stripe in range(_STRIPE):
+                j = s + stripe * stripes
+                columns[count] = j
+                count += scores[j] >= bound
+    for j in range(stripes * _STRIPE, len(scores)):
+        columns[count] = j
+        count += scores[j] >= bound
+    return count
 
-    Returns how many are held, whether the k best of them lead, the k-th last, and the least score that may belong.
+
+def _update(scores, active, order, k, users, starts, ends, hidden, values, items, counts, bounds):
+    """Buffers of what may be among the k best, from scores ``[A, n]`` of some users and of the items ``order``.
+
+    A user's bound is the k-th best score so far, once there are as many.
     """
-    for j in range(start, stop, by):
-        score, item = scores[j], offset + j
-        if score < bound:
-            continue
-        # Among many equal scores the buffer would fill with what the order leaves out.
-        if full and score == bound and _before(values[k - 1], items[k - 1], score, item, user):
-            continue
-        if _hidden(hidden, seen_from, seen_to, item):
-            continue
-        values[held], items[held] = score, item
-        held += 1
-        if held == len(values):
-            _select(values, items, held, k, user)
-            held, full, bound = k, True, values[k - 1]
-    return held, full, bound
-
-
-def _update(scores, offset, k, users, pointer, hidden, values, items, counts):
-    """Buffers ``[B, c]`` of what may be among the k best, from scores ``[B, n]`` of items ``offset`` on."""
     width = scores.shape[1]
     stripes = width // _STRIPE
     maxima, ordered = np.empty(stripes, scores.dtype), np.empty(stripes, scores.dtype)
-    for b in range(len(scores)):
-        row, user, held, seen_from, seen_to = scores[b], users[b], counts[b], pointer[b], pointer[b + 1]
-        bound, full = values.dtype.type(-np.inf), held >= k
-        if full:
-            _select(values[b], items[b], held, k, user)
-            held, bound = k, values[b, k - 1]
+    columns, marks = np.empty(width + 1, np.int64), np.zeros(_MARKS, np.bool_)
+    for a in range(len(scores)):
+        b, row = active[a], scores[a]
+        user, held, seen_from, seen_to = users[b], counts[b], starts[b], ends[b]
+        own_values, own_items = values[b], items[b]
+        bound, full = values.dtype.type(bounds[b]), held >= k
         if stripes:
             _maxima(row, maxima)
         # As many stripes as there may be seen items, and k more, have maxima of at least this: so have k items.
@@ -244,16 +258,32 @@ def _update(scores, offset, k, users, pointer, hidden, values, items, counts):
         if not full and enough <= stripes:
             ordered[:] = maxima
             bound = _largest_but(ordered, enough - 1)
-        for s in range(stripes):
-            if maxima[s] >= bound:
-                held, full, bound = _offer(
-                    row, s, stripes * _STRIPE, stripes, offset, k, user, seen_from, seen_to, hidden, values[b],
-                    items[b], held, full, bound,
-                )  # fmt: skip
-        counts[b], _, _ = _offer(
-            row, stripes * _STRIPE, width, 1, offset, k, user, seen_from, seen_to, hidden, values[b], items[b], held,
-            full, bound,
-        )  # fmt: skip
+        count = _reaching(row, maxima, bound, columns)
+        if not count:
+            continue
+        for s in range(seen_from, seen_to):
+            marks[hidden[s] & (_MARKS - 1)] = True
+        for c in range(count):
+            score, item = row[columns[c]], order[columns[c]]
+            if score < bound:  # which may have risen
+                continue
+            # Among many equal scores the buffer would fill with what the order leaves out.
+            if full and score == bound and _before(own_values[k - 1], own_items[k - 1], score, item, user):
+                continue
+            # Nearly all items stop at the marks: few searches.
+            if marks[item & (_MARKS - 1)] and _hidden(hidden, seen_from, seen_to, item):
+                continue
+            own_values[held], own_items[held] = score, item
+            held += 1
+            if held == len(own_values):
+                _select(own_values, own_items, held, k, user)
+                held, full, bound = k, True, own_values[k - 1]
+        for s in range(seen_from, seen_to):
+            marks[hidden[s] & (_MARKS - 1)] = False
+        if held >= k:
+            _select(own_values, own_items, held, k, user)
+            held, bounds[b] = k, own_values[k - 1]
+        counts[b] = held
 
 
 def _finish(users, values, items, counts, best_values, best_items):

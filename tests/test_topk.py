@@ -39,9 +39,9 @@ def brute_force(users: Tensor, items: Tensor, k: int, rows: Tensor, hidden: list
     return lists
 
 
-def pointers(hidden: list[set[int]]) -> tuple[Tensor, Tensor]:
-    counts = torch.tensor([0, *(len(one) for one in hidden)])
-    return counts.cumsum(0), torch.tensor([i for one in hidden for i in sorted(one)], dtype=torch.int64)
+def listed(hidden: list[set[int]]) -> tuple[Tensor, Tensor, Tensor]:
+    ends = torch.tensor([0, *(len(one) for one in hidden)]).cumsum(0)
+    return ends[:-1], ends[1:], torch.tensor([i for one in hidden for i in sorted(one)], dtype=torch.int64)
 
 
 def integers(count: int, d: int, seed: int, dtype: torch.dtype) -> Tensor:
@@ -59,7 +59,7 @@ def test_is_the_head_of_a_sort_with_many_ties(
     users, items = integers(count, d, 1, dtype), integers(total, d, 2, dtype)
     rows = torch.randperm(10_000, generator=torch.Generator().manual_seed(3))[:count]
     hidden = [set(range(b % 4, total, 1 + b % 5)) for b in range(count)]
-    found, values = top_k(users, items, k, rows=rows, seen=pointers(hidden))
+    found, values = top_k(users, items, k, rows=rows, seen=listed(hidden))
     assert found.tolist() == brute_force(users, items, k, rows, hidden)
     exact = torch.where(found >= 0, (users @ items.T).gather(1, found.clamp(min=0)), -math.inf)
     assert torch.equal(values, exact)
@@ -76,7 +76,7 @@ def test_any_size(count: int, total: int, d: int, k: int, share: float, seed: in
     users, items = integers(count, d, seed, torch.float32), integers(total, d, seed + 1, torch.float32)
     left_out = torch.rand(count, total, generator=generator) < share
     hidden = [set(row.nonzero()[:, 0].tolist()) for row in left_out]
-    found, _ = top_k(users, items, k, seen=pointers(hidden))
+    found, _ = top_k(users, items, k, seen=listed(hidden))
     assert found.tolist() == brute_force(users, items, k, torch.arange(count), hidden)
 
 
@@ -118,7 +118,7 @@ def test_half_types_and_layouts(path: str) -> None:
 def test_nobody_and_nothing(path: str) -> None:
     assert top_k(torch.ones(0, 3), torch.ones(5, 3), 2)[0].shape == (0, 2)
     assert top_k(torch.ones(4, 3), torch.ones(0, 3), 2)[0].shape == (4, 0)
-    everything = pointers([{0, 1, 2}])
+    everything = listed([{0, 1, 2}])
     found, values = top_k(torch.ones(1, 2), torch.ones(3, 2), 2, seen=everything)
     assert found.tolist() == [[-1, -1]]
     assert values.tolist() == [[-math.inf, -math.inf]]
@@ -134,5 +134,5 @@ def test_refuses_what_cannot_be_ranked(path: str, wrong: float) -> None:
         top_k(torch.ones(2, 3), torch.ones(5, 3), 0)
     with pytest.raises(InfodclGeoError, match="one type"):
         top_k(torch.ones(2, 3), torch.ones(5, 4), 1)
-    with pytest.raises(InfodclGeoError, match="ptr"):
-        top_k(torch.ones(2, 3), torch.ones(5, 3), 1, seen=(torch.zeros(2, dtype=torch.int64), torch.zeros(0)))
+    with pytest.raises(InfodclGeoError, match="start"):
+        top_k(torch.ones(2, 3), torch.ones(5, 3), 1, seen=(torch.zeros(2), torch.zeros(2), torch.zeros(0)))

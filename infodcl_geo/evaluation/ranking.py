@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -31,22 +30,16 @@ from torch import Tensor
 
 from ..errors import OptionError, ScoreError
 from ..kernels.ties import tie_order
-from ..models.scoring import ExactScorer, Scorer, UserRows, with_popular_fallback
+from ..models.scoring import ExactScorer, FactorScorer, Scorer, UserRows, with_popular_fallback
 from .metrics import accuracy, beyond_accuracy
+from .ordering import SPARE, HiddenRows, by_factors, ordered, sorted_by_score
 
-_SPARE = 14
-"""Candidates beyond the cut-off."""
 _STRIPE = 8
 """Columns of which the largest is taken first, to look for candidates among the few stripes with large ones."""
+_TOGETHER = 1 << 14
+"""Users whose candidates are taken at a time, where that takes no matrix of scores."""
 _TIED_SCORES = 1 << 21
 """Scores of users with ties at the cut that are looked at together."""
-
-
-class HiddenRows(Protocol):
-    """Items that users must not get, made once, such as :class:`~infodcl_geo.models.scoring.UserRows`."""
-
-    def pairs(self, users: Tensor) -> tuple[Tensor, Tensor]:
-        """For ``users`` ``[B]``: position in ``users`` and item of each of their hidden pairs."""
 
 
 @dataclass(frozen=True)
@@ -225,15 +218,27 @@ def _rank(
         known = seen
     elif len(seen):
         known = UserRows(torch.cat(list(seen), dim=1), num_users, num_items)
+    k = min(k, num_items)
+    if not users.numel() or not num_items:
+        return users.new_empty(users.numel(), k), torch.empty(users.numel(), k, device=users.device)
+    if isinstance(scorer, FactorScorer):
+        together = _TOGETHER if known is None or isinstance(known, UserRows) else chunk_size
+        parts = [by_factors(scorer, some, k, num_items, known, all_exact) for some in users.split(together)]
+        items, values, uncertain = (torch.cat(part) for part in zip(*parts, strict=True))
+        left = uncertain.nonzero()[:, 0]
+    else:
+        left, items, values = torch.arange(users.numel(), device=users.device), users.new_empty(0), torch.empty(0)
     chunks = [
-        _Chunk(scorer, chunk, num_items, item_chunk_size, known, name).best(min(k, num_items), all_exact)
-        for chunk in users.split(chunk_size)
-        if chunk.numel()
+        _Chunk(scorer, users[rows], num_items, item_chunk_size, known, name).best(k, all_exact)
+        for rows in left.split(chunk_size)
+        if rows.numel()
     ]
-    if not chunks or not num_items:
-        width = min(k, num_items)
-        return users.new_empty(users.numel(), width), torch.empty(users.numel(), width, device=users.device)
-    items, values = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+    if chunks:
+        found = [torch.cat(part) for part in zip(*chunks, strict=True)]
+        if items.size(0):
+            items[left], values[left] = found
+        else:
+            items, values = found
     return items.masked_fill_(values == -torch.inf, -1), values
 
 
@@ -279,7 +284,7 @@ class _Chunk:
 
     def best(self, k: int, all_exact: bool) -> tuple[Tensor, Tensor]:
         """Items ``[B, k]`` and scores ``[B, k]``, best first."""
-        width = min(k + _SPARE, self.num_items)
+        width = min(k + SPARE, self.num_items)
         value, item = self._candidates(width)
         slack = self.users.new_zeros(self.users.numel(), dtype=torch.float64)
         if isinstance(self.scorer, ExactScorer):
@@ -287,7 +292,7 @@ class _Chunk:
         # From this score on an item may be among the best.
         bound = value[:, k - 1] - slack
         again = (value[:, -1] >= bound) & (value[:, -1] > -torch.inf)
-        item, value = self._ordered(self.users, value, item, slack, all_exact)
+        item, value = ordered(self.scorer, self.users, value, item, slack, all_exact)
         item, value = item[:, :k], value[:, :k]
         if width < self.num_items and bool(again.any()):
             rows = again.nonzero()[:, 0]
@@ -308,23 +313,6 @@ class _Chunk:
         value, place = values[0].sort(dim=1, descending=True)
         return value, items[0].gather(1, place)
 
-    def _ordered(
-        self, users: Tensor, value: Tensor, item: Tensor, slack: Tensor, all_exact: bool
-    ) -> tuple[Tensor, Tensor]:
-        """The same items, ``[B, width]`` by descending fast score, in the order of exact scores and ties."""
-        finite = value > -torch.inf
-        wide = value.double()
-        close = (wide[:, :-1] - wide[:, 1:] <= slack[:, None]) & finite[:, 1:]
-        # Farther apart than the rounding of both, items are in their order, also beside those that are scored anew.
-        rows = close.any(1).nonzero()[:, 0]
-        if isinstance(self.scorer, ExactScorer) and (all_exact or rows.numel()):
-            inexact = finite if all_exact else _either_side(close)
-            row, column = (inexact & (slack > 0)[:, None]).nonzero().unbind(1)
-            value[row, column] = self.scorer.exact(users[row], item[row, column]).to(value.dtype)
-        if rows.numel():
-            item[rows], value[rows] = _sorted(users[rows], item[rows], value[rows])
-        return item, value
-
     def _among_all(self, rows: Tensor, bound: Tensor, inexact: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """What :meth:`best` returns for some rows, from all items with fast scores of at least ``bound``."""
         items = rows.new_empty(rows.numel(), 0)
@@ -342,7 +330,7 @@ class _Chunk:
             item, value = torch.cat(new_items), torch.cat(new_values)
             if items.size(1):
                 item, value = torch.cat([items, item], 1), torch.cat([values, value], 1)
-            item, value = _sorted(self.users[rows], item, value)
+            item, value = sorted_by_score(self.users[rows], item, value)
             items, values = item[:, :k], value[:, :k]
         return items, values
 
@@ -389,20 +377,6 @@ def _top(scores: Tensor, width: int) -> Tensor:
         chosen = np.argpartition(scores.detach().numpy(), scores.size(1) - width, axis=1)[:, -width:]
         return torch.from_numpy(np.ascontiguousarray(chosen))
     return scores.topk(width, dim=1, sorted=False).indices
-
-
-def _either_side(close: Tensor) -> Tensor:
-    """From which neighbours are close ``[B, w - 1]``: which have a close one on either side ``[B, w]``."""
-    none = torch.zeros_like(close[:, :1])
-    return torch.cat([close, none], 1) | torch.cat([none, close], 1)
-
-
-def _sorted(users: Tensor, item: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Items and scores ``[B, w]`` by descending score, equal ones by :func:`tie_order`."""
-    order = tie_order(users[:, None], item).argsort(dim=1)
-    item, value = item.gather(1, order), value.gather(1, order)
-    value, order = (value + 0.0).sort(dim=1, descending=True, stable=True)  # of the two zeros only one is left
-    return item.gather(1, order), value
 
 
 def _best_of_ties(users: Tensor, scores: Tensor, start: int, k: int) -> tuple[Tensor, Tensor]:

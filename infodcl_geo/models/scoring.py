@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+
+from infodcl_geo.kernels import ItemTable
 
 Scorer = Callable[[Tensor, slice], Tensor]
 """Scores ``[B, n]`` of a slice of n items for a tensor of users ``[B]``, in a tensor of its own; higher is better."""
@@ -29,6 +31,24 @@ class ExactScorer(Protocol):
 
     def exact(self, users: Tensor, items: Tensor) -> Tensor:
         """Scores ``[P]`` of pairs of ``users`` ``[P]`` and ``items`` ``[P]``, the same bits however they are asked."""
+
+
+class Factors(NamedTuple):
+    """Embeddings whose inner products are the fast scores of some users."""
+
+    users: Tensor
+    """``[B, d]``"""
+    items: ItemTable
+    valid: Tensor | None
+    """of which users that holds, bool ``[B]``; all, if ``None``"""
+
+
+@runtime_checkable
+class FactorScorer(ExactScorer, Protocol):
+    """An :class:`ExactScorer` by inner products, whose best items are found without a matrix of scores."""
+
+    def factors(self, users: Tensor) -> Factors:
+        """Those of ``users`` ``[B]``."""
 
 
 Prepared = TypeVar("Prepared")
@@ -113,6 +133,8 @@ def with_popular_fallback(scorer: Scorer, degree: Tensor, item_counts: Tensor) -
         degree: training interactions of every user ``[M]``.
         item_counts: training interactions of every item ``[N]``.
     """
+    if isinstance(scorer, FactorScorer):
+        return _FactorFallback(scorer, degree, item_counts)
     if isinstance(scorer, ExactScorer):
         return _ExactFallback(scorer, degree, item_counts)
     return _Fallback(scorer, degree, item_counts)
@@ -209,6 +231,12 @@ class _Dot:
         self.users, self.items = users, items
         self.dtype = torch.float64 if items.dtype == torch.float64 else torch.float32
         self.longest: Tensor | None = None
+        self.table: ItemTable | None = None
+
+    def factors(self, users: Tensor) -> Factors:
+        if self.table is None:
+            self.table = ItemTable(self.items.to(self.dtype))
+        return Factors(self.users[users].to(self.dtype), self.table, None)
 
     def __call__(self, users: Tensor, window: slice) -> Tensor:
         return self.users[users].to(self.dtype) @ self.items[window].to(self.dtype).T
@@ -221,7 +249,7 @@ class _Dot:
             self.longest = _lengths(self.items).max() if self.items.size(0) else self.items.new_zeros(()).double()
         length = _lengths(self.users[users])
         dim = self.items.size(1)
-        relative = _gamma(dim, self.dtype).to(length.device)
+        relative = float(_gamma(dim, self.dtype))  # no tensor, which would have to get to the device
         if self.dtype == torch.float32:
             relative = relative + _operand_rounding()
         # Products below the smallest normal number may be lost altogether.
@@ -314,3 +342,18 @@ class _ExactFallback(_Fallback):
         scores = self.counts[items].to(own.dtype)
         scores[known] = own
         return scores
+
+
+class _FactorFallback(_ExactFallback):
+    def __init__(self, scorer: FactorScorer, degree: Tensor, item_counts: Tensor) -> None:
+        super().__init__(scorer, degree, item_counts)
+        self.by_factors = scorer
+
+    def factors(self, users: Tensor) -> Factors:
+        known = self.degree[users] > 0
+        if bool(known.all()):
+            return self.by_factors.factors(users)
+        # Those of others need not be there: anyone's stand in for them.
+        some = users[known][:1]
+        found = self.by_factors.factors(torch.where(known, users, some if some.numel() else 0))
+        return found._replace(valid=known)

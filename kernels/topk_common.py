@@ -1,0 +1,47 @@
+"""What the implementations of top-k share: the items in the order in which they are looked at."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class ItemTable:
+    """Items with what top-k wants of them, made once for any number of users.
+
+    Args:
+        items: embeddings ``[N, d]``.
+    """
+
+    def __init__(self, items: Tensor) -> None:
+        self.items = items.detach().float() if items.dtype in (torch.float16, torch.bfloat16) else items.detach()
+        lengths = torch.linalg.vector_norm(self.items, dim=1, dtype=torch.float64)
+        self.order = lengths.argsort(descending=True, stable=True)
+        """items by falling length, int64 ``[N]``"""
+        self.lengths = lengths[self.order]
+        """Euclidean lengths in this order, float64 ``[N]``"""
+
+    def reach(self, users: Tensor) -> Tensor:
+        r"""For users ``[B, d]``: r with :math:`|u^\top i| \le r |i|` for the computed product, float64 ``[B]``."""
+        # Cauchy-Schwarz; a sum of d products is off by d + 1 roundings of its terms' sizes at most, and torch may be
+        # allowed to round operands of float32 first.
+        eps = torch.finfo(users.dtype).eps
+        share = 1 + (users.size(1) + 8) * eps
+        if users.dtype == torch.float32 and not _full_precision():
+            share += 2.0**-5
+        return torch.linalg.vector_norm(users, dim=1, dtype=torch.float64) * share
+
+    def fits(self, reach: Tensor) -> Tensor:
+        """Whether all scores of users with this reach are finite numbers, bool ``[]`` on the items' device."""
+        if not reach.numel() or not self.lengths.numel():
+            return torch.ones((), dtype=torch.bool, device=reach.device)
+        # A NaN or an infinity anywhere makes one of both; a maximum over numbers and NaN is NaN.
+        largest = reach.max() * self.lengths.max()
+        return largest <= torch.finfo(self.items.dtype).max
+
+
+def _full_precision() -> bool:
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # set in the newer way, for each backend
+        return False
