@@ -1,0 +1,3 @@
+FIGURES = {}
+class Trainings:
+    def __init__(self, *a): pass
