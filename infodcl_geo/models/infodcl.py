@@ -18,13 +18,14 @@ from ..graph.graph import Graph
 from ..nn.diffusion import Denoiser, ForwardDiffusion, Schedule
 from ..nn.losses import balance_loss, reconstruction_loss
 from ..nn.psnet import Basis, PSNet
-from .base import Anchors, Batch, BprRows, EmbeddingModel
-from .options import ChannelModelOptions, Init, check
+from .base import Anchors, Batch, BprRows
+from .objective import ChannelRankingOptions, RankingModel
+from .options import Init, check
 from .recipe import Inputs, Recipe, Space, search_contrast, search_embeddings
 
 
 @dataclass(frozen=True)
-class InfoDCLOptions(ChannelModelOptions):
+class InfoDCLOptions(ChannelRankingOptions):
     """Options of :class:`InfoDCL`.
 
     Args:
@@ -175,7 +176,7 @@ _DECAY = 0.9
 """Of the moving average behind learned channel weights, a step with anchors."""
 
 
-class InfoDCL(EmbeddingModel):
+class InfoDCL(RankingModel):
     r"""InfoDCL (KDD '26), eq. 14:
 
     .. math::
@@ -212,6 +213,7 @@ class InfoDCL(EmbeddingModel):
     channel_loss: Tensor
 
     Options = InfoDCLOptions
+    propagates_afterwards = True
 
     def __init__(
         self,
@@ -263,7 +265,7 @@ class InfoDCL(EmbeddingModel):
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         options, items = self.options, batch.anchors
-        terms = self.row_terms(batch)
+        terms = self.row_terms(batch, generator)
         if items.numel() == 0:
             return terms
         e = self.item_embedding(items)
@@ -293,14 +295,16 @@ class InfoDCL(EmbeddingModel):
             before.copy_(torch.where(before == 0, now, _DECAY * before + (1 - _DECAY) * now))
         return terms
 
-    def bpr_rows(self) -> BprRows:
+    def bpr_rows(self) -> BprRows | None:
+        if self.objective is not None:
+            return None
         return BprRows(self.user_embedding, self.item_embedding, self.bpr_weight, self.l2, always=False)
 
     def is_plain(self, batch: Batch) -> bool:
         return batch.anchors.numel() == 0
 
     def row_tables(self, anchors: int) -> list[nn.Embedding]:
-        rows = self.options.contrast == 0 or self._samples_candidates(anchors)
+        rows = self.ranks_by_rows and (self.options.contrast == 0 or self._samples_candidates(anchors))
         return [self.user_embedding, self.item_embedding] if rows else []
 
     def _samples_candidates(self, anchors: int) -> bool:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import OptionError
+from ..graph.graph import Graph, csr_parts, propagate
+from ..nn.losses import bpr_loss, embedding_penalty
 from ..nn.ranking_losses import (
     ccl_loss,
     cosines_with_shared,
@@ -22,8 +24,8 @@ from ..nn.ranking_losses import (
     top_k_thresholds,
     top_k_weights,
 )
-from .base import Batch
-from .options import EmbeddingOptions, check
+from .base import Batch, EmbeddingModel
+from .options import ChannelModelOptions, EmbeddingOptions, check
 from .recipe import Space
 
 RankingLoss = Literal["bpr", "softmax", "slk", "directau", "ccl", "sccf", "enmf"]
@@ -40,11 +42,11 @@ class RankingOptions(EmbeddingOptions):
         ranking_loss: 'bpr'; 'softmax' over items; 'slk' (SL@K: softmax weighted by nearness to the user's K-th best
             score); 'directau' (alignment and uniformity); 'ccl' (cosine contrastive loss with margin); 'sccf'
             (two powers of the cosine over the batch's users x items); 'enmf' (squared loss over all pairs).
-        similarity: of 'softmax' and 'slk': 'cosine' or 'dot'. Models trained by cosines rank by them; BPR and ENMF
-            always have the inner product, the other losses the cosine.
+        ranking_similarity: of 'softmax' and 'slk': 'cosine' or 'dot'. Models trained by cosines rank by them; BPR and
+            ENMF always have the inner product, the other losses the cosine.
         ranking_temperature: tau of 'softmax', 'slk' and 'sccf'.
-        candidates: of 'softmax', 'slk' and 'ccl': size of the sample of items, drawn for each step and shared in the
-            batch; ``None`` for all items.
+        ranking_candidates: of 'softmax', 'slk' and 'ccl': size of the sample of items, drawn for each step and
+            shared in the batch; ``None`` for all items.
         threshold_k: of 'slk': K.
         threshold_temperature: of 'slk': temperature of the weights.
         threshold_every: of 'slk': epochs between computations of the K-th best scores.
@@ -55,9 +57,9 @@ class RankingOptions(EmbeddingOptions):
     """
 
     ranking_loss: RankingLoss = "bpr"
-    similarity: Literal["cosine", "dot"] = "cosine"
+    ranking_similarity: Literal["cosine", "dot"] = "cosine"
     ranking_temperature: float = 0.2
-    candidates: int | None = None
+    ranking_candidates: int | None = None
     threshold_k: int = 20
     threshold_temperature: float = 2.25
     threshold_every: int = 5
@@ -69,12 +71,46 @@ class RankingOptions(EmbeddingOptions):
     def __post_init__(self) -> None:
         check(
             self,
-            at_least_1=["dim", "candidates", "threshold_k", "threshold_every"],
+            at_least_1=["dim", "ranking_candidates", "threshold_k", "threshold_every"],
             positive=["ranking_temperature", "threshold_temperature", "missing_weight"],
             shares=["missing_weight"],
         )
         if self.margin > 1:
             raise OptionError(f"margin is of a cosine, at most 1, not {self.margin}")
+
+
+@dataclass(frozen=True)
+class ChannelRankingOptions(ChannelModelOptions, RankingOptions):
+    """Options of models whose objective can be chosen and that read channels of metadata."""
+
+    def __post_init__(self) -> None:
+        ChannelModelOptions.__post_init__(self)
+        RankingOptions.__post_init__(self)
+
+
+class Rows:
+    """A :data:`Lookup` in a tensor ``[n, d]``, a table or what another one finds, that makes the same rows once.
+
+    Args:
+        of: what the rows are of.
+    """
+
+    def __init__(self, of: Tensor | nn.Embedding | Lookup) -> None:
+        self.of = of
+        # The rows are kept beside what they gave, so that no other tensor can come to have the same identity.
+        self._made: dict[int, tuple[Tensor | None, Tensor]] = {}
+
+    def __call__(self, rows: Tensor | None) -> Tensor:
+        if id(rows) not in self._made:
+            self._made[id(rows)] = rows, self._make(rows)
+        return self._made[id(rows)][1]
+
+    def _make(self, rows: Tensor | None) -> Tensor:
+        if isinstance(self.of, nn.Embedding):
+            return self.of.weight if rows is None else self.of(rows)
+        if isinstance(self.of, Tensor):
+            return self.of if rows is None else F.embedding(rows, self.of)
+        return self.of(rows)
 
 
 class RankingObjective(nn.Module):
@@ -95,7 +131,7 @@ class RankingObjective(nn.Module):
         super().__init__()
         self.options, self.num_items = options, num_items
         self.edges = int(degree.sum())
-        sample = options.candidates
+        sample = options.ranking_candidates
         self.sample = None if sample is None or sample >= num_items else sample
         # Buffers that a checkpoint of training carries and a file of weights does not.
         self.register_buffer("degree", degree, persistent=False)
@@ -108,7 +144,7 @@ class RankingObjective(nn.Module):
         """Whether scores are cosines."""
         loss = self.options.ranking_loss
         return loss in ("directau", "ccl", "sccf") or (
-            loss in ("softmax", "slk") and self.options.similarity == "cosine"
+            loss in ("softmax", "slk") and self.options.ranking_similarity == "cosine"
         )
 
     @property
@@ -142,7 +178,7 @@ class RankingObjective(nn.Module):
         raise OptionError(f"ranking_loss {loss!r} is no loss over items")
 
     def _drawn(self, device: torch.device, generator: torch.Generator | None) -> Tensor:
-        """Items of a step, distinct: all, or a sample of ``candidates``."""
+        """Items of a step, distinct: all, or a sample of ``ranking_candidates``."""
         if self.sample is None:
             return torch.arange(self.num_items, device=device)
         return torch.randperm(self.num_items, generator=generator, device=device)[: self.sample]
@@ -179,6 +215,84 @@ class RankingObjective(nn.Module):
             anchors, positives = F.normalize(anchors), F.normalize(positives)
         scores = (anchors * positives).sum(-1)
         return top_k_weights(scores, self.thresholds[batch.users], self.options.threshold_temperature)
+
+
+class RankingModel(EmbeddingModel):
+    """Embeddings with a term that ranks: BPR, or what ``ranking_loss`` puts in its place. All models with such a term.
+
+    Arguments as in :class:`~infodcl_geo.models.base.EmbeddingModel`. Where the loss is one of cosines items are ranked
+    by the cosine, so that the length of a user's row has no say.
+    """
+
+    Options: ClassVar[type[EmbeddingOptions]] = RankingOptions
+    propagates_afterwards: ClassVar[bool] = False
+    """trained without propagation: then the cosines are of the rows before it, and rows of length one are propagated"""
+
+    def __init__(
+        self, graph: Graph, num_users: int, num_items: int, *, options: EmbeddingOptions | None = None, **changes: Any
+    ) -> None:
+        super().__init__(graph, num_users, num_items, options=options, **changes)
+        self.objective: RankingObjective | None = None
+        if self.options.ranking_loss != "bpr":
+            degree = csr_parts(graph.matrix)[0].diff()[:num_users]
+            self.objective = RankingObjective(self.options, degree, num_items)
+
+    @property
+    def cosine(self) -> bool:
+        """Whether scores are cosines."""
+        return self.objective is not None and self.objective.cosine
+
+    @property
+    def ranks_by_rows(self) -> bool:
+        """Whether the ranking term reads nothing but rows of what it is given."""
+        return self.objective is None or self.objective.reads_rows
+
+    def ranked(
+        self, batch: Batch, users: Lookup, items: Lookup, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """The ranking term by the name of its loss, weighted.
+
+        Args:
+            users, items: embeddings that are scored, by row.
+            generator: of the sample of items, where the loss has one.
+        """
+        if self.objective is None:
+            loss = bpr_loss(users(batch.users), items(batch.positives), items(batch.negatives))
+        else:
+            loss = self.objective(batch, users, items, generator)
+        return {self.options.ranking_loss: self.bpr_weight * loss}
+
+    def penalty(self, batch: Batch, users: Lookup, items: Lookup) -> Tensor:
+        """Mean squared norm of the batch's rows: users and positives, of BPR the negatives too."""
+        rows = [users(batch.users), items(batch.positives)]
+        if self.objective is None:
+            rows.append(items(batch.negatives))
+        return embedding_penalty(*rows)
+
+    def row_terms(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """The ranking term and the penalty on the embeddings as they are."""
+        users, items = Rows(self.user_embedding), Rows(self.item_embedding)
+        terms = self.ranked(batch, users, items, generator)
+        return {**terms, "reg": self.l2 * self.penalty(batch, users, items)}
+
+    def ranking(
+        self, batch: Batch, users: Tensor, items: Tensor, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """The ranking term on propagated embeddings ``[M, d]`` and ``[N, d]``, and the penalty on those of layer 0."""
+        terms = self.ranked(batch, Rows(users), Rows(items), generator)
+        first = Rows(self.user_embedding.weight), Rows(self.item_embedding.weight)
+        return {**terms, "reg": self.l2 * self.penalty(batch, *first)}
+
+    def propagated(self) -> tuple[Tensor, Tensor]:
+        nodes = F.normalize(self.nodes()) if self.propagates_afterwards and self.cosine else self.nodes()
+        return self.split(propagate(self.graph, nodes, self.num_layers))
+
+    @torch.no_grad()
+    def embeddings(self) -> tuple[Tensor, Tensor]:
+        users, items = self.propagated()
+        if self.cosine and not self.propagates_afterwards:
+            return F.normalize(users), F.normalize(items)
+        return users, items
 
 
 def search_objective(space: Space, *names: str) -> None:
