@@ -17,8 +17,9 @@ from ..nn.diffusion import Denoiser, ForwardDiffusion, LinearNoise, reverse_proc
 from ..nn.losses import reconstruction_loss
 from ..nn.modal import ModalEncoder
 from .base import Batch
-from .objective import ChannelRankingOptions, RankingModel, Rows
+from .objective import ChannelRankingOptions
 from .options import check
+from .ranked import RankingModel, Rows
 from .recipe import Recipe, Space, search_contrast, search_embeddings
 
 
@@ -214,7 +215,9 @@ class DiffCL(RankingModel):
         modal = self._enhanced(encoded)
         users, items = self.split(torch.cat([self._fused(modal), ids], dim=1))
         terms = self.ranked(batch, Rows(users), Rows(items), generator)
-        penalty = torch.stack([self.penalty(batch, *map(Rows, self.split(x))) for x in [*modal, ids]]).sum()
+        among = [rows + self.num_users for rows in (batch.positives, batch.negatives)]
+        nodes = batch._replace(positives=among[0], negatives=among[1])
+        penalty = torch.stack([self.penalty(nodes, x, x) for x in map(Rows, [*modal, ids])]).sum()
         terms["reg"] = self.l2 * penalty
         if self.options.contrast:
             terms |= self._contrast(encoded, batch, generator)

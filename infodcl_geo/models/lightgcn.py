@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from .base import Batch
-from .objective import RankingModel, RankingOptions
+from .objective import RankingOptions
 from .options import EmbeddingOptions
+from .ranked import RankingModel
 from .recipe import Recipe, search_embeddings
 
 

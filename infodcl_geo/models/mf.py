@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from .base import Batch, BprRows
-from .objective import RankingModel, RankingOptions
+from .objective import RankingOptions
+from .ranked import RankingModel
 from .recipe import Recipe, search_embeddings
 
 

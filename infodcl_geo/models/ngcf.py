@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from ..errors import OptionError
 from ..graph.graph import Graph
 from .base import Batch
-from .objective import RankingModel, RankingOptions, Rows
+from .objective import RankingOptions
 from .options import check
+from .ranked import RankingModel, Rows
 from .recipe import Recipe, Space, search_embeddings
 
 _SLOPE = 0.2

@@ -16,8 +16,9 @@ from ..nn.diffusion import Denoiser, ForwardDiffusion, Sampler, Schedule, revers
 from ..nn.losses import balance_loss, embedding_penalty, reconstruction_loss
 from ..nn.modal import ModalEncoder
 from .base import Batch
-from .objective import ChannelRankingOptions, RankingModel, Rows
+from .objective import ChannelRankingOptions
 from .options import check
+from .ranked import RankingModel, Rows
 from .recipe import Inputs, Recipe, Space, search_embeddings
 
 _CHUNK = 8192

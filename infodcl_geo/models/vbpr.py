@@ -13,8 +13,9 @@ from ..errors import OptionError
 from ..graph.graph import Graph, propagate
 from ..nn.losses import embedding_penalty
 from .base import Batch
-from .objective import ChannelRankingOptions, RankingModel, Rows
+from .objective import ChannelRankingOptions
 from .options import check
+from .ranked import RankingModel, Rows
 from .recipe import Recipe, Space, search_embeddings
 
 
