@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from infodcl_geo.kernels import batched_svd, logsumexp_similarity
-from infodcl_geo.models.infodcl import sample_candidates
+from infodcl_geo.nn.candidates import sample_candidates
 from infodcl_geo.nn import (
     Denoiser,
     ForwardDiffusion,

@@ -10,10 +10,9 @@ from torch import Tensor
 from infodcl_geo.configuration import configure
 from infodcl_geo.experiment import run
 from infodcl_geo.graph.graph import Graph, interaction_graph, to_scipy
-from infodcl_geo.models import ials, slim
+from infodcl_geo.models import ials
 from infodcl_geo.models.ials import IALSOptions, solve_side
 from infodcl_geo.models.scoring import UserRows
-from infodcl_geo.models.slim import SLIMOptions, nonnegative_elastic_net, slim_weights
 from infodcl_geo.models.turbocf import TurboCFOptions, item_graph, turbocf_scorer
 
 USERS, ITEMS = 9, 7
@@ -49,41 +48,6 @@ def test_ials_solves_for_the_minimum(floats: int, monkeypatch: pytest.MonkeyPatc
 def test_ials_leaves_nodes_without_interactions_at_zero() -> None:
     users, items = ials.ials(torch.tensor([[0, 1], [0, 0]]), 3, 2, IALSOptions(dim=2))
     assert users[2].tolist() == items[1].tolist() == [0.0, 0.0]
-
-
-def test_slim_of_two_items_by_hand() -> None:
-    # Item 0 has users 0, 1, item 1 user 0: G = [[2, 1], [1, 1]]. Weight of 1 for 0: (1 - l1) / (1 + l2); of 0 for 1:
-    # (1 - l1) / (2 + l2).
-    pairs = torch.tensor([[0, 0, 1], [0, 1, 0]])
-    weights = array(slim_weights(pairs, 2, 2, SLIMOptions(l1=0.25, l2=1.0)))
-    torch.testing.assert_close(weights, torch.tensor([[0.0, 0.75 / 2], [0.75 / 3, 0.0]]).double())
-    assert not array(slim_weights(pairs, 2, 2, SLIMOptions(l1=1.0))).any()
-
-
-@pytest.mark.parametrize("floats", [1, 1 << 24])
-def test_slim_meets_the_conditions_of_its_minimum(floats: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slim, "_FLOATS", floats)
-    options = SLIMOptions(l1=0.3, l2=0.5, neighbours=ITEMS, sweeps=200)
-    b = array(slim_weights(PAIRS, USERS, ITEMS, options)).T
-    x = dense(PAIRS, USERS, ITEMS)
-    gram = x.T @ x
-    slope = gram @ b + 0.5 * b - gram + 0.3  # of the objective, which must be 0 where b > 0 and not negative elsewhere
-    off = ~torch.eye(ITEMS, dtype=torch.bool) & (gram > 0)
-    assert (b.diagonal() == 0).all()
-    assert (slope[off & (b > 0)].abs() < 2e-3).all()
-    assert (slope[off & (b == 0)] > -2e-3).all()
-
-
-def test_slim_keeps_to_the_nearest_items() -> None:
-    weights = array(slim_weights(PAIRS, USERS, ITEMS, SLIMOptions(l1=0.0, neighbours=2)))
-    assert ((weights > 0).sum(1) <= 2).all()
-    assert array(slim_weights(torch.tensor([[0, 1], [0, 1]]), 2, 2)).sum() == 0
-
-
-def test_coordinate_descent_stops_where_nothing_moves() -> None:
-    gram, target = torch.tensor([[[2.0, 0.0], [0.0, 0.0]]]), torch.tensor([[3.0, 0.0]])
-    found = nonnegative_elastic_net(gram, target, SLIMOptions(l1=1.0, l2=2.0))
-    torch.testing.assert_close(found, torch.tensor([[0.5, 0.0]]))
 
 
 @pytest.mark.parametrize("kind", ["linear", "second", "third"])

@@ -14,7 +14,8 @@ from torch import Tensor
 from infodcl_geo.graph.graph import normalized_adjacency
 from infodcl_geo.kernels import infonce
 from infodcl_geo.models.base import Batch
-from infodcl_geo.models.infodcl import InfoDCL, InfoDCLOptions, sample_candidates
+from infodcl_geo.models.infodcl import InfoDCL, InfoDCLOptions
+from infodcl_geo.nn.candidates import sample_candidates
 
 USERS, ITEMS, DIM = 3, 40, 8
 
@@ -102,14 +103,14 @@ def test_sampled_loss_is_the_formula(anchors: list[int], monkeypatch: pytest.Mon
         seen.append(generated.detach().double())
         return infonce(generated, *args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("infodcl_geo.models.infodcl.infonce", spy)
+    monkeypatch.setattr("infodcl_geo.nn.candidates.infonce", spy)
     drawn: list[tuple[Tensor, Tensor]] = []
 
     def sample(*args: object) -> tuple[Tensor, Tensor]:
         drawn.append(sample_candidates(*args))  # type: ignore[arg-type]
         return drawn[-1]
 
-    monkeypatch.setattr("infodcl_geo.models.infodcl.sample_candidates", sample)
+    monkeypatch.setattr("infodcl_geo.nn.candidates.sample_candidates", sample)
     loss = built.loss(batch(anchors), seeded())["nce"]
     rows, log_q = drawn[0]
     items = torch.tensor(anchors)

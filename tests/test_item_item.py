@@ -12,9 +12,9 @@ from infodcl_geo.channels.base import PretrainedVectors
 from infodcl_geo.channels.ease import EaseChannel
 from infodcl_geo.data.ids import IdMap
 from infodcl_geo.data.interactions import Interactions
-from infodcl_geo.errors import InfodclGeoError
+from infodcl_geo.errors import InfodclGeoError, OptionError
 from infodcl_geo.graph import item_item
-from infodcl_geo.graph.graph import Graph, sparse_matrix, to_scipy
+from infodcl_geo.graph.graph import Graph, csr_parts, sparse_matrix, to_scipy
 from infodcl_geo.graph.item_item import (
     dense_bytes,
     ease_weights,
@@ -69,13 +69,14 @@ def test_a_column_is_a_ridge_regression_on_the_items_of_largest_cosine(
     seed: int, users: int, items: int, share: float, l2: float
 ) -> None:
     pairs, size = random_pairs(seed, users, items, share), 3
-    found = table(local_ease_graph(pairs, users, items, l2, neighbours=size)).double()
+    graph = local_ease_graph(pairs, users, items, l2, neighbours=size)
+    found, (pointers, columns, _, _) = table(graph).double(), csr_parts(graph.matrix)
     x = torch.zeros(users, items, dtype=torch.float64)
     x[pairs[0], pairs[1]] = 1
     gram, degree = x.T @ x, x.sum(0)
     for i in range(items):
         cosine = {j: float(gram[j, i] / (degree[j] * degree[i]).sqrt()) for j in range(items) if j != i and gram[j, i]}
-        chosen = found[i].nonzero().squeeze(1).tolist()
+        chosen = columns[pointers[i] : pointers[i + 1]].tolist()  # a weight may be zero
         assert len(chosen) == min(size, len(cosine))
         if not chosen:
             continue
@@ -114,6 +115,32 @@ def test_slim_meets_its_conditions_of_optimality(seed: int, share: float, l1: fl
     others = ~torch.eye(9, dtype=torch.bool)
     assert (slope[others] > -1e-3).all()
     torch.testing.assert_close(slope[b > 0], torch.zeros(int((b > 0).sum()), dtype=torch.float64), atol=1e-3, rtol=0)
+
+
+def test_slim_of_two_items_by_hand() -> None:
+    # Item 0 has users 0, 1, item 1 user 0: G = [[2, 1], [1, 1]]. Weight of 1 for 0: (1 - l1) / (1 + l2); of 0 for 1:
+    # (1 - l1) / (2 + l2).
+    pairs = torch.tensor([[0, 0, 1], [0, 1, 0]])
+    weights = table(slim_graph(pairs, 2, 2, l1=0.25, l2=1.0))
+    torch.testing.assert_close(weights, torch.tensor([[0.0, 0.75 / 2], [0.75 / 3, 0.0]]))
+    assert not table(slim_graph(pairs, 2, 2, l1=1.0)).any()
+
+
+@pytest.mark.parametrize("neighbours", [1, 2, 5, 11])
+def test_slim_over_the_nearest_items(neighbours: int) -> None:
+    pairs = random_pairs(5, 40, 12)
+    gram = (incidence := torch.zeros(40, 12).index_put_(tuple(pairs), torch.tensor(1.0))).T @ incidence
+    cosine = gram / gram.diagonal().sqrt()
+    least = cosine.fill_diagonal_(0).topk(neighbours, dim=1).values[:, -1:]
+    found = table(slim_graph(pairs, 40, 12, l1=0.1, l2=2.0, neighbours=neighbours, sweeps=500, tolerance=1e-9))
+    assert not (found[cosine < least - 1e-6] != 0).any()
+    assert ((found != 0).sum(1) <= neighbours).all()
+    # Among the nearest alone the conditions of a minimum hold; which of equal cosines are taken is told by rounding.
+    slope = found @ gram + 2 * found - gram + 0.1
+    assert (slope[found > 0].abs() < 1e-4).all()
+    assert (slope[(cosine > least + 1e-6) & (cosine > 0)] > -1e-4).all()
+    with pytest.raises(OptionError, match="neighbours must be at least 1"):
+        slim_graph(pairs, 40, 12, neighbours=0)
 
 
 def test_slim_without_a_compiler_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

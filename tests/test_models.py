@@ -127,7 +127,7 @@ def test_learned_weights_follow_each_channels_contrast() -> None:
     (one, first, _), (other, second, _) = (channel_terms(model, k) for k in range(2))
     terms = model.loss(BATCH, seeded())
     torch.testing.assert_close(terms["recon"], 1.5 * 0.4 * (one + other))
-    torch.testing.assert_close(model.channel_loss, torch.stack([first, second]).detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.learned_weights.loss, torch.stack([first, second]).detach(), rtol=1e-4, atol=1e-5)
 
     a, b = torch.exp(-first / 0.3).item(), torch.exp(-second / 0.3).item()
     weights = [2 * a / (a + b), 2 * b / (a + b)]
@@ -144,7 +144,7 @@ def test_learned_weights_follow_each_channels_contrast() -> None:
         model.item_embedding.weight.mul_(torch.linspace(-1, 1, ITEMS)[:, None])
     moved = channel_terms(model, 0)[1]
     model.loss(BATCH, seeded())
-    torch.testing.assert_close(model.channel_loss[0], 0.9 * first + 0.1 * moved, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.learned_weights.loss[0], 0.9 * first + 0.1 * moved, rtol=1e-4, atol=1e-5)
 
 
 def test_every_parameter_gets_a_gradient() -> None:

@@ -173,12 +173,12 @@ def test_every_objective_finds_the_tastes(backbone: str, loss: str) -> None:
         ({"ranking_loss": "bpr"}, True),
         ({"ranking_loss": "directau"}, True),
         ({"ranking_loss": "sccf"}, True),
-        ({"ranking_loss": "softmax", "candidates": 10}, True),
-        ({"ranking_loss": "ccl", "candidates": 10}, True),
+        ({"ranking_loss": "softmax", "ranking_candidates": 10}, True),
+        ({"ranking_loss": "ccl", "ranking_candidates": 10}, True),
         ({"ranking_loss": "softmax"}, False),
-        ({"ranking_loss": "softmax", "candidates": 40}, False),
+        ({"ranking_loss": "softmax", "ranking_candidates": 40}, False),
         ({"ranking_loss": "ccl"}, False),
-        ({"ranking_loss": "slk", "candidates": 10}, False),
+        ({"ranking_loss": "slk", "ranking_candidates": 10}, False),
         ({"ranking_loss": "enmf"}, False),
     ],
 )
@@ -214,7 +214,7 @@ def test_cosines_rank_by_cosines() -> None:
         users, items = prepare(data, config).model.embeddings()  # type: ignore[operator]
         for x in (users, items):
             torch.testing.assert_close(x.norm(dim=1), torch.ones(len(x)))
-        dot = prepare(data, config.changed(similarity="dot")).model
+        dot = prepare(data, config.changed(ranking_similarity="dot")).model
         torch.testing.assert_close(dot.embeddings()[1], dot.item_embedding.weight.detach())  # type: ignore[operator,union-attr]
 
 
@@ -235,7 +235,7 @@ def test_bad_options() -> None:
         configure("mf", ranking_loss="hinge")
     with pytest.raises(OptionError, match="ranking_temperature must be positive"):
         configure("lightgcn", ranking_temperature=0.0)
-    with pytest.raises(OptionError, match="candidates must be at least 1"):
-        configure("mf", candidates=0)
+    with pytest.raises(OptionError, match="ranking_candidates must be at least 1"):
+        configure("mf", ranking_candidates=0)
     with pytest.raises(OptionError, match="margin"):
         configure("mf", margin=1.5)

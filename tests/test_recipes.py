@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -83,6 +84,35 @@ def test_its_options_are_plain_data(recipe: Recipe) -> None:
     assert set(searched(recipe)) <= {*recipe.option_names, *(part.name for part in fields(TrainOptions))}
     assert recipe.paper
     assert recipe.summary
+
+
+class Asked:
+    """A space that looks for the defaults of a start among what is searched."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.values, self.outside = values, []
+
+    def number(self, name: str, low: float, high: float, *, log: bool = True) -> None:
+        value = self.values.get(name)
+        if low > high or (value is not None and log and low > 0 and value <= 0):
+            self.outside.append(name)  # a search along the logarithm cannot begin with it
+
+    def whole(self, name: str, low: int, high: int, *, log: bool = False) -> None:
+        self.number(name, low, high, log=log)
+
+    def choice(self, name: str, choices: Sequence[Any]) -> None:
+        value = self.values.get(name)
+        if value is not None and value not in choices and name != "channels":
+            self.outside.append(name)
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe.search], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("init", ["normal", "pretrained"])
+def test_a_search_can_begin_with_its_defaults(recipe: Recipe, init: Any) -> None:
+    assert recipe.search is not None
+    space = Asked(configure(recipe, init if "init" in recipe.option_names else None).flat())
+    recipe.search(space)
+    assert not space.outside
 
 
 def test_names_are_their_own() -> None:

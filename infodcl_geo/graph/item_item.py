@@ -145,6 +145,7 @@ def slim_graph(
     *,
     l1: float = 1.0,
     l2: float = 20.0,
+    neighbours: int | None = None,
     sweeps: int = 20,
     tolerance: float = 1e-3,
 ) -> Graph:
@@ -153,14 +154,17 @@ def slim_graph(
     .. math::
         \min_{b \ge 0, \; b_i = 0} \tfrac12 \|x_i - X b\|^2 + \tfrac{\lambda_2}{2} \|b\|^2 + \lambda_1 \|b\|_1
 
-    for each column i of B, over the items that share a user with i (no other weight would leave zero). The Gram matrix
-    is held as a sparse one; Numba, where installed, compiles the loop, without which it takes some ten times as long.
+    for each column i of B, over the items that share a user with i (no other weight would leave zero), or over the
+    nearest of them (their fsSLIM). The Gram matrix is held as a sparse one; Numba, where installed, compiles the loop,
+    without which it takes some ten times as long.
 
     Args:
         interactions: training pairs, int64 ``[2, E]``; a CPU computes.
         num_users, num_items: M and N.
         l1, l2: lambda 1 and 2, the first at least and the second above zero; with l1 = 1 an item that shares a single
             user with i has no weight of its own.
+        neighbours: items that may explain an item, at most, those of largest cosine of their user sets with that of i;
+            ``None`` for all.
         sweeps: passes over the items of a column, at most.
         tolerance: a column is done when no weight moved by more in a pass.
 
@@ -168,17 +172,24 @@ def slim_graph(
         Graph ``[N, N]`` of :math:`B^\top`: row = the item that is explained, column = by whom.
 
     Raises:
-        OptionError: if ``l2`` is not positive or ``l1`` negative.
+        OptionError: if ``l2`` is not positive, ``l1`` negative, or ``neighbours`` not at least 1.
     """
     import scipy.sparse as sp
 
     _check_l2(l2)
     if not l1 >= 0:
         raise OptionError(f"l1 cannot be negative: {l1}")
+    if neighbours is not None and neighbours < 1:
+        raise OptionError(f"neighbours must be at least 1, not {neighbours}")
     gram = _gram(interactions.cpu(), num_users, num_items)
-    weights = np.zeros_like(gram.data)
-    _compiled(_slim_columns)(gram.indptr, gram.indices, gram.data, gram.diagonal(), l1, l2, sweeps, tolerance, weights)
-    found = sp.csr_matrix((weights, gram.indices, gram.indptr), shape=gram.shape)
+    degree = gram.diagonal()
+    near = gram if neighbours is None else _nearest(gram, degree, neighbours)
+    near.sort_indices()
+    weights = np.zeros(near.nnz, dtype=gram.data.dtype)
+    _compiled(_slim_columns)(
+        near.indptr, near.indices, gram.indptr, gram.indices, gram.data, degree, l1, l2, sweeps, tolerance, weights
+    )
+    found = sp.csr_matrix((weights, near.indices, near.indptr), shape=gram.shape)
     found.eliminate_zeros()
     return Graph(from_scipy(found))
 
@@ -260,30 +271,42 @@ def _compiled(function: Any) -> Any:
 
 
 def _slim_columns(
-    pointers: Any, columns: Any, values: Any, degree: Any, l1: float, l2: float, sweeps: int, tolerance: float, out: Any
+    begins: Any,
+    chosen: Any,
+    pointers: Any,
+    columns: Any,
+    values: Any,
+    degree: Any,
+    l1: float,
+    l2: float,
+    sweeps: int,
+    tolerance: float,
+    out: Any,
 ) -> None:
-    """Weights of the entries of a CSR Gram matrix, written to ``out``."""
-    size = len(pointers) - 1
-    product, weight = np.zeros(size), np.zeros(size)  # G b, b
+    """Weights of the items ``chosen`` for each item, of a CSR Gram matrix with sorted columns, written to ``out``."""
+    size = len(begins) - 1
+    product, weight, target = np.zeros(size), np.zeros(size), np.zeros(size)  # G b, b, the item's row of G
     for item in range(size):
-        begin, end = pointers[item], pointers[item + 1]
+        row = slice(pointers[item], pointers[item + 1])
+        target[columns[row]] = values[row]
         for _ in range(sweeps):
             largest = 0.0
-            for entry in range(begin, end):
-                j = columns[entry]
+            for entry in range(begins[item], begins[item + 1]):
+                j = chosen[entry]
                 if j == item:
                     continue
                 old = weight[j]
-                new = max(0.0, (values[entry] - product[j] + degree[j] * old - l1) / (degree[j] + l2))
+                new = max(0.0, (target[j] - product[j] + degree[j] * old - l1) / (degree[j] + l2))
                 if new != old:
                     weight[j] = new
                     largest = max(largest, abs(new - old))
-                    for other in range(pointers[j], pointers[j + 1]):
-                        product[columns[other]] += values[other] * (new - old)
+                    others = slice(pointers[j], pointers[j + 1])
+                    product[columns[others]] += values[others] * (new - old)
             if largest < tolerance:
                 break
-        for entry in range(begin, end):
-            j = columns[entry]
+        target[columns[row]] = 0.0
+        for entry in range(begins[item], begins[item + 1]):
+            j = chosen[entry]
             out[entry] = weight[j]
             if weight[j] != 0.0:
                 product[columns[pointers[j] : pointers[j + 1]]] = 0.0

@@ -16,12 +16,13 @@ from ..nn.edges import Edges
 from .base import Batch
 from .lightgcn import LightGCN
 from .ncl import kmeans
-from .options import EmbeddingOptions, check
+from .objective import RankingOptions
+from .options import check
 from .recipe import Recipe, Space, search_contrast, search_embeddings
 
 
 @dataclass(frozen=True)
-class CoGCLOptions(EmbeddingOptions):
+class CoGCLOptions(RankingOptions):
     """Options of :class:`CoGCL`.
 
     Args:
@@ -52,6 +53,7 @@ class CoGCLOptions(EmbeddingOptions):
     every: int = 5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check(
             self,
             at_least_1=["dim", "levels", "codes", "iterations", "every"],
@@ -160,7 +162,7 @@ class CoGCL(LightGCN):
         options, epoch = self.options, self.seen // max(self.edges.users.numel(), 1)
         self.seen += batch.users.numel()
         clean = self.propagated()
-        terms = self.ranking(batch, *clean)
+        terms = self.ranking(batch, *clean, generator)
         terms["nce"] = terms["similar"] = clean[0].new_zeros(())
         if epoch < options.warm_up:
             return terms

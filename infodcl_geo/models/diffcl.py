@@ -14,15 +14,17 @@ from infodcl_geo.kernels import infonce
 
 from ..graph.graph import Graph, propagate, sparse_matrix
 from ..nn.diffusion import Denoiser, ForwardDiffusion, LinearNoise, reverse_process
-from ..nn.losses import bpr_loss, embedding_penalty, reconstruction_loss
+from ..nn.losses import reconstruction_loss
 from ..nn.modal import ModalEncoder
-from .base import Batch, EmbeddingModel
-from .options import ChannelModelOptions, check
+from .base import Batch
+from .objective import ChannelRankingOptions
+from .options import check
+from .ranked import RankingModel, Rows
 from .recipe import Recipe, Space, search_contrast, search_embeddings
 
 
 @dataclass(frozen=True)
-class DiffCLOptions(ChannelModelOptions):
+class DiffCLOptions(ChannelRankingOptions):
     """Options of :class:`DiffCL`.
 
     The variants of the paper's Table III: with ``contrast``, ``align`` and ``item_layers`` all 0 it is "baseline"; with
@@ -120,7 +122,7 @@ class _Modality(nn.Module):
         return items + layer
 
 
-class DiffCL(EmbeddingModel):
+class DiffCL(RankingModel):
     r"""DiffCL, for any number of modalities:
 
     .. math::
@@ -211,13 +213,12 @@ class DiffCL(EmbeddingModel):
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         encoded, ids = self._encoded()
         modal = self._enhanced(encoded)
-        nodes = torch.cat([self._fused(modal), ids], dim=1)
-        rows = batch.users, batch.positives + self.num_users, batch.negatives + self.num_users
-        penalty = torch.stack([embedding_penalty(*(F.embedding(row, x) for row in rows)) for x in [*modal, ids]]).sum()
-        terms = {
-            "bpr": bpr_loss(*(F.embedding(row, nodes) for row in rows)),
-            "reg": self.l2 * penalty,
-        }
+        users, items = self.split(torch.cat([self._fused(modal), ids], dim=1))
+        terms = self.ranked(batch, Rows(users), Rows(items), generator)
+        among = [rows + self.num_users for rows in (batch.positives, batch.negatives)]
+        nodes = batch._replace(positives=among[0], negatives=among[1])
+        penalty = torch.stack([self.penalty(nodes, x, x) for x in map(Rows, [*modal, ids])]).sum()
+        terms["reg"] = self.l2 * penalty
         if self.options.contrast:
             terms |= self._contrast(encoded, batch, generator)
         if self.options.align:

@@ -20,7 +20,8 @@ from .base import Batch
 from .diffrec import DiffRec, DiffRecOptions
 from .freedom import ItemGraph
 from .lightgcn import LightGCN
-from .options import ChannelModelOptions, check
+from .objective import ChannelRankingOptions
+from .options import check
 from .recipe import Recipe, Space, search_contrast, search_embeddings
 from .vbpr import ModalProjection, checked_features
 
@@ -37,7 +38,7 @@ def looped_graph(pairs: Tensor, num_users: int, num_items: int) -> Graph:
 
 
 @dataclass(frozen=True)
-class DiffMMOptions(ChannelModelOptions):
+class DiffMMOptions(ChannelRankingOptions):
     """Options of :class:`DiffMM`, with the authors' defaults but for the start, the penalty and ``hidden``.
 
     Args:
@@ -197,7 +198,7 @@ class DiffMM(LightGCN):
             self.drawn = [self._graph(chosen) for chosen in self.chosen]
         self.seen += batch.users.numel()
         ranked, views = self.parts(self.drawn)
-        terms = self.ranking(batch, *self.split(ranked))
+        terms = self.ranking(batch, *self.split(ranked), generator)
         if options.contrast:
             among = options.anchor == "modal" and len(views) > 1
             pairs = list(combinations(views, 2)) if among else [(ranked, view) for view in views]

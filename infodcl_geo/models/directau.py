@@ -19,7 +19,7 @@ class DirectAUOptions(MatrixFactorizationOptions):
 
 
 def _search(space: Space) -> None:
-    search_embeddings(space)
+    search_embeddings(space, held=False)
     search_objective(space, "uniformity")
 
 

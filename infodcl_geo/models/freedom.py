@@ -18,7 +18,8 @@ from ..nn.losses import bpr_loss
 from ..nn.propagation import normalized
 from .base import Batch
 from .lightgcn import LightGCN
-from .options import ChannelModelOptions, check
+from .objective import ChannelRankingOptions
+from .options import check
 from .recipe import Recipe, Space, search_embeddings
 from .vbpr import ModalProjection, checked_features
 
@@ -83,7 +84,7 @@ class ItemGraph(nn.Module):
 
 
 @dataclass(frozen=True)
-class FREEDOMOptions(ChannelModelOptions):
+class FREEDOMOptions(ChannelRankingOptions):
     """Options of :class:`FREEDOM`, with the authors' defaults but for the start, the penalty and the learning rate,
     which are LightGCN's here (the authors' program has no penalty).
 
@@ -160,7 +161,7 @@ class FREEDOM(LightGCN):
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         options = self.options
         users, items = self._ranked(self.pruned(generator) if options.pruning else self.graph)
-        terms = self.ranking(batch, users, items)
+        terms = self.ranking(batch, users, items, generator)
         if options.modal:
             of_batch = F.embedding(batch.users, users)
             losses = [bpr_loss(of_batch, p(batch.positives), p(batch.negatives)) for p in self.projections]

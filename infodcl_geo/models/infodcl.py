@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-
-from infodcl_geo.kernels import infonce
 
 from ..channels.agreement import row_agreement
 from ..errors import OptionError
 from ..graph.graph import Graph
-from ..nn.diffusion import Denoiser, ForwardDiffusion, Schedule
+from ..nn.candidates import contrast, samples
+from ..nn.diffusion import ForwardDiffusion, Schedule
+from ..nn.informed import InformedDiffusion, LearnedWeights
 from ..nn.losses import balance_loss, reconstruction_loss
-from ..nn.psnet import Basis, PSNet
-from .base import Anchors, Batch, BprRows, EmbeddingModel
-from .options import ChannelModelOptions, Init, check
+from ..nn.psnet import Basis
+from .base import Anchors, Batch, BprRows
+from .objective import ChannelRankingOptions
+from .options import Init, check
+from .ranked import RankingModel
 from .recipe import Inputs, Recipe, Space, search_contrast, search_embeddings
 
 
 @dataclass(frozen=True)
-class InfoDCLOptions(ChannelModelOptions):
+class InfoDCLOptions(ChannelRankingOptions):
     """Options of :class:`InfoDCL`.
 
     Args:
@@ -36,25 +37,20 @@ class InfoDCLOptions(ChannelModelOptions):
         temperature: tau of InfoNCE.
         schedule: noise schedule: 'linear', 'exp', 'cosine' or 'sqrt'.
         steps: diffusion steps T.
-        spectral: False is the ablation "w/o SR".
-        contextual: False is the ablation "w/o CR".
-        psnet: False is the ablation "w/o PSNet": plain Gaussian noise.
+        spectral, contextual, psnet: False are the ablations "w/o SR", "w/o CR" and "w/o PSNet" (plain Gaussian noise).
         gate: PSNet's residual gate: 'paper' or 'signed'.
         metadata_scale: root mean square of the metadata's entries; the noise has 1.
-        candidates: size of the sample that InfoNCE contrasts with, beside the anchors' own items, where there are
-            more items than both together (:func:`sample_candidates`); otherwise, and for 0, it contrasts with all
-            items. The relative error of the partition function falls with the root of the sample: for unit vectors of
-            64 dimensions in random directions and tau = 0.2, 16384 leave half a percent.
-        channel_weights: how the terms of several channels are summed: 'equal' as in section 3.3, or 'learned', which
-            listens less to channels whose views do not tell the items apart, see :class:`InfoDCL`.
+        candidates: size of the sample that stands for all items in InfoNCE, or 0 for all of them, see
+            :func:`~infodcl_geo.nn.candidates.contrast`.
+        channel_weights: how the terms of several channels are summed: 'equal' as in section 3.3, or 'learned'
+            (:class:`~infodcl_geo.nn.informed.LearnedWeights`).
         row_weights: how much the items of a channel weigh: by 'agreement' of their metadata with the training
             interactions (:func:`~infodcl_geo.channels.row_agreement`), where a channel is made of more than these, or
             'equal'.
         anchors: items that are diffused in a step: 'items' (each item once an epoch), 'positives' (the batch's
             positive items) or 'unique' (those without repeats).
         anchor_batch: items diffused at once, for anchors 'items'.
-        channel_temperature: of the learned weights: the difference in InfoNCE, in nats, that makes one channel weigh
-            e times another.
+        channel_temperature: of the learned weights: the nats of InfoNCE that make one channel weigh e times another.
     """
 
     num_layers: int | None = None
@@ -93,89 +89,7 @@ class InfoDCLOptions(ChannelModelOptions):
             raise OptionError("learned channel_weights are read off InfoNCE: contrast must be positive")
 
 
-def sample_candidates(
-    items: Tensor, num_items: int, count: int, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor]:
-    r"""Candidates that stand for all items in the partition function of eq. 11: the anchors' items and a sample.
-
-    With A the set of the anchors' items, R the n others, and every term divided by the number of times q that its
-    item is expected among the candidates,
-
-    .. math::
-        \hat Z_b = \sum_{j \in A} \exp \frac{s_{bj}}{\tau} + \sum_{k=1}^{S} \frac{n}{S} \exp \frac{s_{b j_k}}{\tau}
-        \qquad E[\hat Z_b] = \sum_{j=1}^{N} \exp \frac{s_{bj}}{\tau}
-
-    The S draws are stratified: R in order is cut into S parts of equal length n / S, and :math:`j_k` lies uniformly in
-    part k, so every item of R is expected S / n times. No item of A is among them, an item of R at most twice
-    (on the border of two parts), and the variance is at most that of independent draws. The work is
-    O((A + S) log A) whatever N, shapes do not depend on the draws, and nothing waits for the device.
-
-    Args:
-        items: the anchors' items ``[A]``, int64; an item of several anchors is listed as often and each copy carries
-            its share of the term.
-        num_items: N, more than A.
-        count: S.
-        generator: source of the draws, on the items' device.
-
-    Returns:
-        The candidates' items ``[A + S]``, the anchors' first, and :math:`\log q` of each, for ``log_q`` of
-        :func:`~infodcl_geo.kernels.infonce`.
-    """
-    ordered = items.sort().values
-    copies = torch.searchsorted(ordered, items, right=True) - torch.searchsorted(ordered, items)
-    new = torch.ones_like(ordered)
-    new[1:] = (ordered[1:] != ordered[:-1]).to(new.dtype)
-    distinct = F.pad(new.cumsum(0), (1, 0))
-    others = num_items - distinct[-1]
-    part = torch.arange(count, device=items.device, dtype=torch.float64)
-    part += torch.rand(count, generator=generator, device=items.device, dtype=torch.float64)
-    rank = torch.minimum((part * (others / count)).long(), others - 1)
-    # An item is its rank among the others plus the number of anchors' items before it.
-    before = torch.searchsorted(ordered - distinct[1:] + 1, rank, right=True)
-    drawn = rank + distinct[before]
-    log_q = torch.cat([copies.double().log(), (count / others).log().expand(count)])
-    return torch.cat([items, drawn]), log_q.float()
-
-
-class _Channel(nn.Module):
-    """One channel of metadata with its own PSNet and denoiser."""
-
-    metadata: Tensor
-    row_weights: Tensor | None
-
-    def __init__(self, metadata: Tensor, options: InfoDCLOptions, row_weights: Tensor | None) -> None:
-        super().__init__()
-        rms = metadata.square().mean().sqrt().clamp(min=torch.finfo(metadata.dtype).tiny)
-        metadata = metadata * (options.metadata_scale / rms)
-        # Rebuilt from the data, so a checkpoint of the weights need not carry it.
-        self.register_buffer("metadata", metadata, persistent=False)
-        self.register_buffer("row_weights", row_weights, persistent=False)
-        self.psnet: PSNet | None = None
-        if options.psnet:
-            self.psnet = PSNet(
-                metadata.size(1),
-                basis=options.basis,
-                spectral=options.spectral,
-                contextual=options.contextual,
-                gate=options.gate,
-            ).fit(metadata)
-        self.denoiser = Denoiser(metadata.size(1))
-
-    def forward(self, e: Tensor, items: Tensor, t: Tensor, noise: Tensor, diffusion: ForwardDiffusion) -> Tensor:
-        if self.psnet is None:
-            z = diffusion(e, noise, t)
-        else:
-            _, z = self.psnet.diffuse(noise, self.metadata[items], e, diffusion.alpha_bar[t - 1])
-        return self.denoiser(z, t)
-
-
-Reduction: TypeAlias = Literal["mean", "none"]
-
-_DECAY = 0.9
-"""Of the moving average behind learned channel weights, a step with anchors."""
-
-
-class InfoDCL(EmbeddingModel):
+class InfoDCL(RankingModel):
     r"""InfoDCL (KDD '26), eq. 14:
 
     .. math::
@@ -184,17 +98,8 @@ class InfoDCL(EmbeddingModel):
 
     For each anchor item of the batch and each channel, Gaussian noise and the channel's metadata become informative
     noise, the item embedding is noised to a random step t and denoised at once; the generated embedding must
-    reconstruct the item's (eq. 10) and be closest to it among all items (eq. 11; a large catalogue is sampled, see
-    ``candidates`` of the options). The channels' terms are summed (section 3.3). Inference is LightGCN propagation of
-    the embeddings, without diffusion (section 3.4).
-
-    With ``channel_weights='learned'`` (not in the paper) the terms of channel c of C weigh
-
-    .. math:: w_c = C\, \frac{\exp(-\bar\ell_c / T)}{\sum_{c'} \exp(-\bar\ell_{c'} / T)}
-
-    with :math:`\bar\ell_c` the moving average of its InfoNCE and T the ``channel_temperature``: the minimum of
-    :math:`\sum_c w_c \bar\ell_c + T \sum_c w_c \log w_c` over weights that sum to C. :math:`\exp(-\bar\ell_c)` is the
-    (geometric) mean probability with which a view finds its item among all items, which is low for a channel of noise.
+    reconstruct the item's (eq. 10) and be closest to it among all items (eq. 11). The channels' terms are summed
+    (section 3.3). Inference is LightGCN propagation of the embeddings, without diffusion (section 3.4).
 
     With ``row_weights`` (not in the paper) the reconstruction and the InfoNCE of item i in a channel weigh
     :math:`w_i`, the balance loss their mean over the batch: items whose metadata are noise are left to the other terms.
@@ -209,9 +114,8 @@ class InfoDCL(EmbeddingModel):
         ValueError: without channels, or if their shapes differ or do not fit ``num_items``.
     """
 
-    channel_loss: Tensor
-
     Options = InfoDCLOptions
+    propagates_afterwards = True
 
     def __init__(
         self,
@@ -237,16 +141,16 @@ class InfoDCL(EmbeddingModel):
         self.diffusion = ForwardDiffusion(options.schedule, options.steps)
         rows_of = row_weights or {}
         self.channels = nn.ModuleDict(
-            {name: _Channel(metadata, options, rows_of.get(name)) for name, metadata in channels.items()}
+            {name: _informed(metadata, options, rows_of.get(name)) for name, metadata in channels.items()}
         )
-        if options.channel_weights == "learned":
-            self.register_buffer("channel_loss", torch.zeros(len(channels)))
+        learned = options.channel_weights == "learned"
+        self.learned_weights = LearnedWeights(len(channels), options.channel_temperature) if learned else None
 
     def channel_weights(self) -> Tensor:
         """Weights ``[C]`` of the channels' terms."""
-        if self.options.channel_weights == "equal":
+        if self.learned_weights is None:
             return self.item_embedding.weight.new_ones(len(self.channels))
-        return len(self.channels) * torch.softmax(-self.channel_loss / self.options.channel_temperature, 0)
+        return self.learned_weights()
 
     def notes(self) -> dict[str, dict[str, float]]:
         rows = self.mean_row_weights()
@@ -255,29 +159,28 @@ class InfoDCL(EmbeddingModel):
 
     def mean_row_weights(self) -> dict[str, float]:
         """Mean weight of the items in each channel, by its name; 1 where they are not weighed."""
-        found = {}
-        for name, channel in self.channels.items():
-            assert isinstance(channel, _Channel)
-            found[name] = 1.0 if channel.row_weights is None else float(channel.row_weights.mean())
-        return found
+        found = {name: cast(InformedDiffusion, channel).row_weights for name, channel in self.channels.items()}
+        return {name: 1.0 if rows is None else float(rows.mean()) for name, rows in found.items()}
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         options, items = self.options, batch.anchors
-        terms = self.row_terms(batch)
+        terms = self.row_terms(batch, generator)
         if items.numel() == 0:
             return terms
         e = self.item_embedding(items)
         t = self.diffusion.sample_steps(items.numel(), generator)
         noise = torch.randn(e.shape, generator=generator, device=e.device, dtype=e.dtype)
-        contrast = self._contrast(items, generator) if options.contrast else None
+        against = None
+        if options.contrast:
+            against = contrast(self.item_embedding, items, options.temperature, options.candidates, generator)
         found = []
         for channel, weight in zip(self.channels.values(), self.channel_weights(), strict=True):
-            assert isinstance(channel, _Channel)
+            assert isinstance(channel, InformedDiffusion)
             generated = channel(e, items, t, noise, self.diffusion)
             rows = None if channel.row_weights is None else channel.row_weights[items]
             parts = {"recon": options.reconstruction * reconstruction_loss(e, generated, rows)}
-            if contrast is not None:
-                nce = contrast(generated, "mean" if rows is None else "none")
+            if against is not None:
+                nce = against(generated, "mean" if rows is None else "none")
                 parts["nce"] = options.contrast * (nce if rows is None else (rows * nce).mean())
                 found.append(nce.detach().mean())
             if options.balance:
@@ -287,37 +190,28 @@ class InfoDCL(EmbeddingModel):
             for name, value in parts.items():
                 value = scale * value
                 terms[name] = terms[name] + value if name in terms else value
-        if options.channel_weights == "learned":
-            now, before = torch.stack(found), self.channel_loss
-            # In place, so that a step can be captured in a CUDA graph.
-            before.copy_(torch.where(before == 0, now, _DECAY * before + (1 - _DECAY) * now))
+        if self.learned_weights is not None:
+            self.learned_weights.take(torch.stack(found))
         return terms
 
-    def bpr_rows(self) -> BprRows:
+    def bpr_rows(self) -> BprRows | None:
+        if self.objective is not None:
+            return None
         return BprRows(self.user_embedding, self.item_embedding, self.bpr_weight, self.l2, always=False)
 
     def is_plain(self, batch: Batch) -> bool:
         return batch.anchors.numel() == 0
 
     def row_tables(self, anchors: int) -> list[nn.Embedding]:
-        rows = self.options.contrast == 0 or self._samples_candidates(anchors)
+        rows = self.ranks_by_rows and (
+            self.options.contrast == 0 or samples(self.options.candidates, self.num_items, anchors)
+        )
         return [self.user_embedding, self.item_embedding] if rows else []
 
-    def _samples_candidates(self, anchors: int) -> bool:
-        return 0 < self.options.candidates < self.num_items - anchors
 
-    def _contrast(self, items: Tensor, generator: torch.Generator | None) -> Callable[[Tensor, Reduction], Tensor]:
-        """InfoNCE of vectors generated for ``items``; all channels of a step share one sample of candidates."""
-        table, temperature, count = self.item_embedding.weight, self.options.temperature, self.options.candidates
-        if not self._samples_candidates(items.numel()):
-            return lambda generated, how: infonce(generated, table, items, temperature, reduction=how)
-        rows, log_q = sample_candidates(items, self.num_items, count, generator)
-        candidates, own = self.item_embedding(rows), torch.arange(items.numel(), device=items.device)
-        # The positive is no sample: what the correction adds to its logit, where an item has several anchors, goes.
-        correction = log_q[: items.numel()].mean()
-        return lambda generated, how: (
-            infonce(generated, candidates, own, temperature, log_q=log_q, reduction=how) - correction
-        )
+def _informed(metadata: Tensor, options: InfoDCLOptions, row_weights: Tensor | None) -> InformedDiffusion:
+    parts = {name: getattr(options, name) for name in ("psnet", "basis", "spectral", "contextual", "gate")}
+    return InformedDiffusion(metadata, options.metadata_scale, row_weights=row_weights, **parts)
 
 
 def _build(inputs: Inputs, options: InfoDCLOptions) -> InfoDCL:

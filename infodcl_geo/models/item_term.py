@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 
 from ..errors import OptionError
+from ..graph.entries import entries, row_sums
 from ..graph.graph import Graph, csr_parts, sparse_matrix
 from ..graph.item_item import ItemWeights
 from .scoring import Scorer, UserRows, chunk_scorer, in_double
 
 _WINDOW = 65536
 """Items scored at a time where moments are taken; the scores of catalogues up to this size are made once a chunk."""
-
-_ENTRIES = 2**23
-"""Products held at a time where sparse weights are summed over histories: about 200 MB."""
 
 
 class Moments(NamedTuple):
@@ -94,7 +92,9 @@ class ItemTerm:
         # In double precision and then rounded, as a chunk_scorer: the same whatever is scored together.
         if isinstance(self.weights, Tensor):
             return self.rows.product(users, self.weights[:, window], torch.float64).float()
-        return self._sparse_scores(users, window).float()
+        position, history = self.rows.pairs(users)
+        start, stop, _ = window.indices(self.num_items)
+        return row_sums(self.weights.t(), history, position, users.numel(), start, stop, torch.float64).float()
 
     def scores_of_history(self, histories: Sequence[Tensor], window: slice = slice(None)) -> Tensor:
         """:meth:`scores` of users of whom nothing but the item rows of their histories is known, ``[B, n]``."""
@@ -121,7 +121,7 @@ class ItemTerm:
         """
         position, history = self.rows.pairs(users)
         mean, std = (moment[users] for moment in self.moments())
-        values = self._weights_at(history, items[position])
+        values = entries(self.weights, items[position], history)
         total = torch.zeros(users.numel(), device=self.device).index_add_(0, position, values)
         return (total - mean) * _inverse(mean, std)
 
@@ -156,49 +156,6 @@ class ItemTerm:
             raise OptionError(f"the weights of the item term are no graph of {size} items")
         row = torch.repeat_interleave(torch.arange(size, device=pointers.device), pointers.diff())
         return cls(rows, Graph(sparse_matrix(row, columns, values, (size, size))))
-
-    def _sparse_scores(self, users: Tensor, window: slice) -> Tensor:
-        assert isinstance(self.weights, Graph)
-        start, stop, _ = window.indices(self.num_items)
-        pointers, columns, values, _ = csr_parts(self.weights.t().matrix)  # row = the item in the history
-        position, history = self.rows.pairs(users)
-        lengths = pointers.diff()[history]
-        result = torch.zeros(users.numel(), stop - start, device=self.device, dtype=torch.float64)
-        # Some histories at a time, so that what is summed never takes more memory than the sums.
-        ends = lengths.cumsum(0)
-        begin = 0
-        while begin < history.numel():
-            before = int(ends[begin - 1]) if begin else 0
-            end = max(begin + 1, int(torch.searchsorted(ends, before + _ENTRIES, right=True)))
-            some, count = history[begin:end], lengths[begin:end]
-            first = torch.repeat_interleave(pointers[some] - (count.cumsum(0) - count), count)
-            entry = first + torch.arange(first.numel(), device=self.device)
-            column = columns[entry] - start
-            place = torch.repeat_interleave(position[begin:end] * (stop - start), count) + column
-            value = values[entry].double()
-            if stop - start < self.num_items:
-                inside = (column >= 0) & (column < stop - start)
-                place, value = place[inside], value[inside]
-            result.view(-1).index_add_(0, place, value)
-            begin = end
-        return result
-
-    def _weights_at(self, history: Tensor, items: Tensor) -> Tensor:
-        """:math:`B_{ji}` of pairs of an item j in a history and an item i, ``[n]``."""
-        if isinstance(self.weights, Tensor):
-            return self.weights[history, items]
-        pointers, columns, values, _ = csr_parts(self.weights.matrix)
-        if not values.numel():
-            return torch.zeros(items.numel(), device=self.device)
-        # Columns ascend within a row: halving the interval of each pair's row finds its column or where it would be.
-        low, high = pointers[items], pointers[items + 1]
-        for _ in range(int(pointers.diff().max()).bit_length()):
-            middle = (low + high) // 2
-            below = (low < high) & (columns[middle.clamp(max=columns.numel() - 1)] < history)
-            low, high = torch.where(below, middle + 1, low), torch.where(below, high, middle)
-        place = low.clamp(max=columns.numel() - 1)
-        found = (low < pointers[items + 1]) & (columns[place] == history)
-        return torch.where(found, values[place], 0.0)
 
 
 def score_moments(scorer: Scorer, users: Tensor, num_items: int) -> Moments:

@@ -15,7 +15,8 @@ from ..graph.similarity import cosine_graph
 from .base import Batch
 from .freedom import ItemGraph, knn_graph
 from .lightgcn import LightGCN
-from .options import ChannelModelOptions, check
+from .objective import ChannelRankingOptions
+from .options import check
 from .recipe import Recipe, Space, search_embeddings
 from .vbpr import ModalProjection, checked_features
 
@@ -61,7 +62,7 @@ def learned_weights(vectors: Tensor, near: Neighbours) -> Tensor:
 
 
 @dataclass(frozen=True)
-class LATTICEOptions(ChannelModelOptions):
+class LATTICEOptions(ChannelRankingOptions):
     """Options of :class:`LATTICE`, with the authors' defaults but for the start and the penalty, LightGCN's here.
 
     Args:
@@ -170,7 +171,7 @@ class LATTICE(LightGCN):
         if not self.near or epoch > self.found_in:
             self.near, self.found_in = self.neighbours(), epoch
         self.seen += batch.users.numel()
-        return self.ranking(batch, *self.enhanced(self.near))
+        return self.ranking(batch, *self.enhanced(self.near), generator)
 
 
 def _search(space: Space) -> None:

@@ -20,7 +20,8 @@ from ..nn.edges import Edges
 from .base import Batch
 from .freedom import ItemGraph
 from .lightgcn import LightGCN
-from .options import ChannelModelOptions, check
+from .objective import ChannelRankingOptions
+from .options import check
 from .recipe import Recipe, Space, search_contrast, search_embeddings
 from .vbpr import ModalProjection, checked_features
 
@@ -29,7 +30,7 @@ _Dependencies = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class LGMRecOptions(ChannelModelOptions):
+class LGMRecOptions(ChannelRankingOptions):
     """Options of :class:`LGMRec`: the authors' for Baby, but for the start and the penalty, which are LightGCN's here.
 
     Args:
@@ -174,7 +175,7 @@ class LGMRec(LightGCN):
         options = self.options
         ids, local = self.local()
         through = self.through_hyperedges(ids[self.num_users :], generator, noisy=True)
-        terms = self.ranking(batch, *self._ranked(local, through))
+        terms = self.ranking(batch, *self._ranked(local, through), generator)
         if options.contrast and len(through) > 1:
             losses = []
             for one, other in combinations(through, 2):

@@ -17,12 +17,13 @@ from ..graph.spectral import truncated_svd
 from ..nn.edges import Edges
 from .base import Batch
 from .lightgcn import LightGCN
-from .options import EmbeddingOptions, check
+from .objective import RankingOptions
+from .options import check
 from .recipe import Recipe, Space, search_contrast, search_embeddings
 
 
 @dataclass(frozen=True)
-class LightGCLOptions(EmbeddingOptions):
+class LightGCLOptions(RankingOptions):
     """Options of :class:`LightGCL`.
 
     Args:
@@ -47,6 +48,7 @@ class LightGCLOptions(EmbeddingOptions):
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check(self, at_least_1=["dim", "rank"], positive=["temperature", "clamp"], shares=["dropout"])
         if self.dropout == 1:
             raise OptionError("dropout is a share below 1: all edges would be gone")
@@ -107,7 +109,7 @@ class LightGCL(LightGCN):
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         layers = self._layers(self.options.dropout, generator)
         users, items = self.split(torch.stack(layers).sum(0))
-        terms = self.ranking(batch, users, items)
+        terms = self.ranking(batch, users, items, generator)
         # The view is linear: the layers are summed before the product, and one product serves for all.
         below = torch.stack(layers[:-1]).sum(0) if self.num_layers else torch.zeros_like(layers[0])
         users_below, items_below = self.split(below)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..graph.graph import Graph
-from ..nn.losses import bpr_loss, embedding_penalty
-from .base import Batch, EmbeddingModel
-from .mf import user_degree
-from .objective import RankingObjective, RankingOptions
+from .base import Batch
+from .objective import RankingOptions
 from .options import EmbeddingOptions
+from .ranked import RankingModel
 from .recipe import Recipe, search_embeddings
 
 
@@ -27,7 +24,7 @@ class LightGCNOptions(RankingOptions):
     init_std: float = 0.03
 
 
-class LightGCN(EmbeddingModel):
+class LightGCN(RankingModel):
     r"""LightGCN (He et al., SIGIR 2020): BPR on embeddings averaged over K propagation layers, eq. 7, 8 and 15.
 
     The penalty is on the layer-0 embeddings of the batch, as in the authors' program. ``ranking_loss`` puts another
@@ -37,48 +34,8 @@ class LightGCN(EmbeddingModel):
 
     Options: ClassVar[type[EmbeddingOptions]] = LightGCNOptions
 
-    def __init__(
-        self, graph: Graph, num_users: int, num_items: int, *, options: EmbeddingOptions | None = None, **changes: Any
-    ) -> None:
-        super().__init__(graph, num_users, num_items, options=options, **changes)
-        self.objective: RankingObjective | None = None
-        if isinstance(self.options, RankingOptions) and self.options.ranking_loss != "bpr":
-            self.objective = RankingObjective(self.options, user_degree(graph, num_users), num_items)
-
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        if self.objective is None:
-            return self.ranking(batch, *self.propagated())
-        users, items = self.propagated()
-        ranking = self.objective(
-            batch,
-            lambda rows: users if rows is None else F.embedding(rows, users),
-            lambda rows: items if rows is None else F.embedding(rows, items),
-            generator,
-        )
-        penalty = embedding_penalty(
-            F.embedding(batch.users, self.user_embedding.weight),
-            F.embedding(batch.positives, self.item_embedding.weight),
-        )
-        return {self.options.ranking_loss: ranking, "reg": self.l2 * penalty}
-
-    def ranking(self, batch: Batch, users: Tensor, items: Tensor) -> dict[str, Tensor]:
-        """BPR on propagated embeddings ``[M, d]`` and ``[N, d]``, and the penalty: the terms ``bpr`` and ``reg``."""
-        ranking = bpr_loss(
-            F.embedding(batch.users, users), F.embedding(batch.positives, items), F.embedding(batch.negatives, items)
-        )
-        penalty = embedding_penalty(
-            F.embedding(batch.users, self.user_embedding.weight),
-            F.embedding(batch.positives, self.item_embedding.weight),
-            F.embedding(batch.negatives, self.item_embedding.weight),
-        )
-        return {"bpr": self.bpr_weight * ranking, "reg": self.l2 * penalty}
-
-    @torch.no_grad()
-    def embeddings(self) -> tuple[Tensor, Tensor]:
-        users, items = self.propagated()
-        if self.objective is not None and self.objective.cosine:
-            return F.normalize(users), F.normalize(items)
-        return users, items
+        return self.ranking(batch, *self.propagated(), generator)
 
 
 recipe = Recipe(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..graph.graph import Graph, csr_parts, propagate
-from ..nn.losses import embedding_penalty
-from .base import Batch, BprRows, EmbeddingModel
-from .objective import RankingObjective, RankingOptions
+from .base import Batch, BprRows
+from .objective import RankingOptions
+from .ranked import RankingModel
 from .recipe import Recipe, search_embeddings
 
 
@@ -24,7 +22,7 @@ class MatrixFactorizationOptions(RankingOptions):
     init_std: float = 0.006
 
 
-class MatrixFactorization(EmbeddingModel):
+class MatrixFactorization(RankingModel):
     r"""Matrix factorisation, :math:`\mathcal L = \mathcal L_{bpr} + \lambda\,\mathcal L_{reg}` (InfoDCL eq. 12 and 15).
 
     The embeddings are trained as they are, with propagation at inference alone, as InfoDCL does (section 3.4);
@@ -35,27 +33,13 @@ class MatrixFactorization(EmbeddingModel):
 
     Options: ClassVar[type[RankingOptions]] = MatrixFactorizationOptions
 
-    def __init__(
-        self, graph: Graph, num_users: int, num_items: int, *, options: RankingOptions | None = None, **changes: Any
-    ) -> None:
-        super().__init__(graph, num_users, num_items, options=options, **changes)
-        self.objective = RankingObjective(self.options, user_degree(graph, num_users), num_items)
+    propagates_afterwards = True
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        if self.options.ranking_loss == "bpr":
-            return self.row_terms(batch)
-        users, items = self.user_embedding, self.item_embedding
-        ranking = self.objective(
-            batch,
-            lambda rows: users.weight if rows is None else users(rows),
-            lambda rows: items.weight if rows is None else items(rows),
-            generator,
-        )
-        penalty = embedding_penalty(users(batch.users), items(batch.positives))
-        return {self.options.ranking_loss: ranking, "reg": self.l2 * penalty}
+        return self.row_terms(batch, generator)
 
     def bpr_rows(self) -> BprRows | None:
-        if self.options.ranking_loss != "bpr":
+        if self.objective is not None:
             return None
         return BprRows(self.user_embedding, self.item_embedding, self.bpr_weight, self.l2, always=True)
 
@@ -63,16 +47,7 @@ class MatrixFactorization(EmbeddingModel):
         return True
 
     def row_tables(self, anchors: int) -> list[nn.Embedding]:
-        return [self.user_embedding, self.item_embedding] if self.objective.reads_rows else []
-
-    def propagated(self) -> tuple[Tensor, Tensor]:
-        nodes = F.normalize(self.nodes()) if self.objective.cosine else self.nodes()
-        return self.split(propagate(self.graph, nodes, self.num_layers))
-
-
-def user_degree(graph: Graph, num_users: int) -> Tensor:
-    """Training interactions of each user ``[M]``, from the graph over users and items."""
-    return csr_parts(graph.matrix)[0].diff()[:num_users]
+        return [self.user_embedding, self.item_embedding] if self.ranks_by_rows else []
 
 
 recipe = Recipe(

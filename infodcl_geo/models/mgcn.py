@@ -16,13 +16,14 @@ from ..graph.graph import Graph, propagate
 from .base import Batch
 from .freedom import ItemGraph, knn_graph
 from .lightgcn import LightGCN
-from .options import ChannelModelOptions, check
+from .objective import ChannelRankingOptions
+from .options import check
 from .recipe import Recipe, Space, search_contrast, search_embeddings
 from .vbpr import ModalProjection, checked_features
 
 
 @dataclass(frozen=True)
-class MGCNOptions(ChannelModelOptions):
+class MGCNOptions(ChannelRankingOptions):
     """Options of :class:`MGCN`, with the authors' defaults but for the start and the penalty, LightGCN's here.
 
     Args:
@@ -114,7 +115,7 @@ class MGCN(LightGCN):
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         ids, modal = self.parts()
-        terms = self.ranking(batch, *self.split(ids + modal))
+        terms = self.ranking(batch, *self.split(ids + modal), generator)
         if self.options.contrast:
             nce = ids.new_zeros(())
             for chosen in (batch.users, batch.positives + self.num_users):

@@ -15,12 +15,13 @@ from ..errors import OptionError
 from ..graph.graph import Graph
 from .base import Batch
 from .lightgcn import LightGCN
-from .options import EmbeddingOptions, check
+from .objective import RankingOptions
+from .options import check
 from .recipe import Recipe, Space, search_embeddings
 
 
 @dataclass(frozen=True)
-class NCLOptions(EmbeddingOptions):
+class NCLOptions(RankingOptions):
     """Options of :class:`NCL`.
 
     Args:
@@ -50,6 +51,7 @@ class NCLOptions(EmbeddingOptions):
     every: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check(self, at_least_1=["dim", "clusters", "iterations", "every"], positive=["temperature"])
         if self.layer < 2 or self.layer % 2:
             raise OptionError(f"only an even layer, from 2, holds a node's own kind, not {self.layer}")
@@ -124,7 +126,7 @@ class NCL(LightGCN):
         for _ in range(max(self.num_layers, self.options.layer)):
             layers.append(self.graph @ layers[-1])
         final = torch.stack(layers[: self.num_layers + 1]).mean(0)
-        terms = self.ranking(batch, *self.split(final))
+        terms = self.ranking(batch, *self.split(final), generator)
         terms["structure"] = self._structure(batch, self.split(layers[self.options.layer]))
         epoch = self.epoch
         if epoch >= self.options.warm_up and self.options.prototype:

@@ -11,16 +11,17 @@ from torch import Tensor, nn
 
 from ..errors import OptionError
 from ..graph.graph import Graph
-from ..nn.losses import bpr_loss, embedding_penalty
-from .base import Batch, EmbeddingModel
-from .options import EmbeddingOptions, check
+from .base import Batch
+from .objective import RankingOptions
+from .options import check
+from .ranked import RankingModel, Rows
 from .recipe import Recipe, Space, search_embeddings
 
 _SLOPE = 0.2
 
 
 @dataclass(frozen=True)
-class NGCFOptions(EmbeddingOptions):
+class NGCFOptions(RankingOptions):
     """Options of :class:`NGCF`; the authors take 3 layers and learning rates of 1e-4 to 5e-4, here it is 0.005.
 
     Args:
@@ -34,12 +35,13 @@ class NGCFOptions(EmbeddingOptions):
     message_dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check(self, at_least_1=["dim"], shares=["message_dropout"])
         if self.message_dropout == 1:
             raise OptionError("message_dropout is a share below 1: nothing would be left")
 
 
-class NGCF(EmbeddingModel):
+class NGCF(RankingModel):
     r"""NGCF (Wang et al., SIGIR 2019): BPR on the layers of a graph network, side by side.
 
     .. math::
@@ -86,9 +88,9 @@ class NGCF(EmbeddingModel):
         return self.split(torch.cat(layers, dim=1))
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        users, items = self._layers(generator, training=True)
-        rows = F.embedding(batch.users, users), F.embedding(batch.positives, items), F.embedding(batch.negatives, items)
-        return {"bpr": bpr_loss(*rows), "reg": self.l2 * embedding_penalty(*rows)}
+        users, items = (Rows(x) for x in self._layers(generator, training=True))
+        terms = self.ranked(batch, users, items, generator)
+        return {**terms, "reg": self.l2 * self.penalty(batch, users, items)}
 
 
 def _search(space: Space) -> None:

@@ -23,7 +23,7 @@ from ..nn.ranking_losses import (
     top_k_weights,
 )
 from .base import Batch
-from .options import EmbeddingOptions, check
+from .options import ChannelModelOptions, EmbeddingOptions, check
 from .recipe import Space
 
 RankingLoss = Literal["bpr", "softmax", "slk", "directau", "ccl", "sccf", "enmf"]
@@ -40,11 +40,11 @@ class RankingOptions(EmbeddingOptions):
         ranking_loss: 'bpr'; 'softmax' over items; 'slk' (SL@K: softmax weighted by nearness to the user's K-th best
             score); 'directau' (alignment and uniformity); 'ccl' (cosine contrastive loss with margin); 'sccf'
             (two powers of the cosine over the batch's users x items); 'enmf' (squared loss over all pairs).
-        similarity: of 'softmax' and 'slk': 'cosine' or 'dot'. Models trained by cosines rank by them; BPR and ENMF
-            always have the inner product, the other losses the cosine.
+        ranking_similarity: of 'softmax' and 'slk': 'cosine' or 'dot'. Models trained by cosines rank by them; BPR and
+            ENMF always have the inner product, the other losses the cosine.
         ranking_temperature: tau of 'softmax', 'slk' and 'sccf'.
-        candidates: of 'softmax', 'slk' and 'ccl': size of the sample of items, drawn for each step and shared in the
-            batch; ``None`` for all items.
+        ranking_candidates: of 'softmax', 'slk' and 'ccl': size of the sample of items, drawn for each step and
+            shared in the batch; ``None`` for all items.
         threshold_k: of 'slk': K.
         threshold_temperature: of 'slk': temperature of the weights.
         threshold_every: of 'slk': epochs between computations of the K-th best scores.
@@ -55,9 +55,9 @@ class RankingOptions(EmbeddingOptions):
     """
 
     ranking_loss: RankingLoss = "bpr"
-    similarity: Literal["cosine", "dot"] = "cosine"
+    ranking_similarity: Literal["cosine", "dot"] = "cosine"
     ranking_temperature: float = 0.2
-    candidates: int | None = None
+    ranking_candidates: int | None = None
     threshold_k: int = 20
     threshold_temperature: float = 2.25
     threshold_every: int = 5
@@ -69,12 +69,21 @@ class RankingOptions(EmbeddingOptions):
     def __post_init__(self) -> None:
         check(
             self,
-            at_least_1=["dim", "candidates", "threshold_k", "threshold_every"],
+            at_least_1=["dim", "ranking_candidates", "threshold_k", "threshold_every"],
             positive=["ranking_temperature", "threshold_temperature", "missing_weight"],
             shares=["missing_weight"],
         )
         if self.margin > 1:
             raise OptionError(f"margin is of a cosine, at most 1, not {self.margin}")
+
+
+@dataclass(frozen=True)
+class ChannelRankingOptions(ChannelModelOptions, RankingOptions):
+    """Options of models whose objective can be chosen and that read channels of metadata."""
+
+    def __post_init__(self) -> None:
+        ChannelModelOptions.__post_init__(self)
+        RankingOptions.__post_init__(self)
 
 
 class RankingObjective(nn.Module):
@@ -95,7 +104,7 @@ class RankingObjective(nn.Module):
         super().__init__()
         self.options, self.num_items = options, num_items
         self.edges = int(degree.sum())
-        sample = options.candidates
+        sample = options.ranking_candidates
         self.sample = None if sample is None or sample >= num_items else sample
         # Buffers that a checkpoint of training carries and a file of weights does not.
         self.register_buffer("degree", degree, persistent=False)
@@ -108,7 +117,7 @@ class RankingObjective(nn.Module):
         """Whether scores are cosines."""
         loss = self.options.ranking_loss
         return loss in ("directau", "ccl", "sccf") or (
-            loss in ("softmax", "slk") and self.options.similarity == "cosine"
+            loss in ("softmax", "slk") and self.options.ranking_similarity == "cosine"
         )
 
     @property
@@ -142,7 +151,7 @@ class RankingObjective(nn.Module):
         raise OptionError(f"ranking_loss {loss!r} is no loss over items")
 
     def _drawn(self, device: torch.device, generator: torch.Generator | None) -> Tensor:
-        """Items of a step, distinct: all, or a sample of ``candidates``."""
+        """Items of a step, distinct: all, or a sample of ``ranking_candidates``."""
         if self.sample is None:
             return torch.arange(self.num_items, device=device)
         return torch.randperm(self.num_items, generator=generator, device=device)[: self.sample]

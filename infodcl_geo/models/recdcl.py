@@ -150,7 +150,7 @@ class RecDCL(EmbeddingModel):
 
 
 def _search(space: Space) -> None:
-    search_embeddings(space)
+    search_embeddings(space, held=False)
     space.number("redundancy", 1e-3, 0.1)
     space.number("feature_uniformity", 0.01, 10)
     space.number("history", 0.1, 20)

@@ -169,10 +169,18 @@ PRETRAINED: Mapping[str, Any] = {"init_std": 0.2, "lr": 0.0005}
 """Small steps from a large start: the closed form ranks well already, and large steps lose what it found."""
 
 
-def search_embeddings(space: Space, *, fewest_layers: int = 1) -> None:
-    """What is searched of every model with embeddings."""
+def search_embeddings(space: Space, *, fewest_layers: int = 1, held: bool = True) -> None:
+    """What is searched of every model with embeddings.
+
+    Args:
+        fewest_layers: of propagation.
+        held: whether the model needs a penalty; the search of one whose default is none begins at 0.
+    """
     space.number("lr", 2e-4, 1.5e-2)
-    space.number("l2", 1e-4, 4e-2)
+    if held:
+        space.number("l2", 1e-4, 4e-2)
+    else:
+        space.number("l2", 0.0, 1e-2, log=False)
     space.choice("init", ["normal", "pretrained"])
     space.number("init_std", 0.003, 0.6)
     space.whole("num_layers", fewest_layers, 3)

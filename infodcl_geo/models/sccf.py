@@ -23,7 +23,7 @@ class SCCFOptions(MatrixFactorizationOptions):
 
 
 def _search(space: Space) -> None:
-    search_embeddings(space)
+    search_embeddings(space, held=False)
     search_objective(space, "ranking_temperature")
 
 

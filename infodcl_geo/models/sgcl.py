@@ -14,7 +14,6 @@ from infodcl_geo.kernels import logsumexp_similarity
 
 from ..graph.graph import Graph
 from .base import Batch
-from .lightgcn import LightGCN
 from .options import check
 from .recipe import Recipe, Space, search_contrast, search_embeddings
 from .sgl import SGL, SGLOptions
@@ -106,7 +105,7 @@ class SGCL(SGL):
                 positives = torch.lerp(positives, F.embedding(chosen, clean[side]), options.mixing * drawn)
             anchors = F.embedding(chosen, one[side])
             nce = nce + symmetric_infonce(anchors, positives, other[side], chosen, options.temperature, options)
-        return {**LightGCN.ranking(self, batch, *clean), "nce": options.contrast * nce}
+        return {**self.ranking(batch, *clean, generator), "nce": options.contrast * nce}
 
 
 def _search(space: Space) -> None:

@@ -16,14 +16,15 @@ from ..graph.graph import Graph
 from ..nn.edges import Edges
 from .base import Batch
 from .lightgcn import LightGCN
-from .options import EmbeddingOptions, check
+from .objective import RankingOptions
+from .options import check
 from .recipe import Recipe, Space, search_contrast, search_embeddings
 
 Augmentation = Literal["edge", "node", "walk"]
 
 
 @dataclass(frozen=True)
-class SGLOptions(EmbeddingOptions):
+class SGLOptions(RankingOptions):
     """Options of :class:`SGL`.
 
     Args:
@@ -44,6 +45,7 @@ class SGLOptions(EmbeddingOptions):
     temperature: float = 0.2
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check(self, at_least_1=["dim"], positive=["temperature"], shares=["drop"])
         if self.drop == 1:
             raise OptionError("drop is a share below 1: all edges would be gone")
@@ -81,7 +83,7 @@ class SGL(LightGCN):
         nce = one[0].new_zeros(())
         for chosen, anchors, candidates in zip((batch.users, batch.positives), one, other, strict=True):
             nce = nce + infonce(F.embedding(chosen, anchors), candidates, chosen, self.options.temperature)
-        return {**super().loss(batch), "nce": self.options.contrast * nce}
+        return {**super().loss(batch, generator), "nce": self.options.contrast * nce}
 
     def _view(self, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """User and item embeddings on an augmented graph."""

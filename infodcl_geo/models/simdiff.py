@@ -13,17 +13,19 @@ from torch import Tensor, nn
 from ..errors import OptionError
 from ..graph.graph import Graph, propagate
 from ..nn.diffusion import Denoiser, ForwardDiffusion, Sampler, Schedule, reverse_process
-from ..nn.losses import balance_loss, bpr_loss, embedding_penalty, reconstruction_loss
+from ..nn.losses import balance_loss, embedding_penalty, reconstruction_loss
 from ..nn.modal import ModalEncoder
-from .base import Batch, EmbeddingModel
-from .options import ChannelModelOptions, check
+from .base import Batch
+from .objective import ChannelRankingOptions
+from .options import check
+from .ranked import RankingModel, Rows
 from .recipe import Inputs, Recipe, Space, search_embeddings
 
 _CHUNK = 8192
 
 
 @dataclass(frozen=True)
-class SimDiffOptions(ChannelModelOptions):
+class SimDiffOptions(ChannelRankingOptions):
     """Options of :class:`SimDiff`.
 
     The defaults are what validation preferred on Amazon-Office with the user channel. The paper's, found with text and
@@ -73,7 +75,7 @@ class SimDiffOptions(ChannelModelOptions):
             raise OptionError("without modal there is no signal to be source or target")
 
 
-class SimDiff(EmbeddingModel):
+class SimDiff(RankingModel):
     r"""SimDiff: a modal signal takes the place of the diffusion's noise.
 
     The features of an item become its signal :math:`\hat g_i = \mathrm{MLP}(\hat f_i)` (eq. 2; features of several
@@ -151,9 +153,30 @@ class SimDiff(EmbeddingModel):
         return self.options.injection * e + (1 - self.options.injection) * signal
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        options, users = self.options, Rows(self.user_embedding)
+        of_batch = [batch.positives, batch.negatives] if self.objective is None else [batch.positives]
+        e, target, generated = self._generated(torch.cat(of_batch), generator)
+        parts = generated.chunk(len(of_batch))
+
+        def items(rows: Tensor | None) -> Tensor:
+            for ids, part in zip(of_batch, parts, strict=True):
+                if rows is ids:
+                    return part
+            everything = torch.arange(self.num_items, device=e.device) if rows is None else rows
+            return self._generated(everything, generator)[2]
+
+        terms = {
+            **self.ranked(batch, users, Rows(items), generator),
+            "recon": options.reconstruction * reconstruction_loss(target, generated),
+            "reg": self.l2 * embedding_penalty(users(batch.users), *e.chunk(len(of_batch))),
+        }
+        if options.collaboration:
+            terms["balance"] = options.collaboration * balance_loss(generated, options.collaboration_kind)
+        return terms
+
+    def _generated(self, items: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings of items ``[B]``, what the denoiser shall find, and what it finds at random steps."""
         options = self.options
-        users = self.user_embedding(batch.users)
-        items = torch.cat([batch.positives, batch.negatives])
         e = target = self.item_embedding(items)
         t = self.diffusion.sample_steps(items.numel(), generator)
         if self.signal is None:
@@ -166,18 +189,11 @@ class SimDiff(EmbeddingModel):
             left_out = torch.rand(items.numel(), 1, generator=generator, device=e.device) < options.unguided
             guide = torch.where(left_out, self.denoiser.unguided, signal)
             generated = self.denoiser(self.diffusion(target, self._latent(e, signal), t), t, guide)
-        positives, negatives = generated.chunk(2)
-        terms = {
-            "bpr": self.bpr_weight * bpr_loss(users, positives, negatives),
-            "recon": options.reconstruction * reconstruction_loss(target, generated),
-            "reg": self.l2 * embedding_penalty(users, *e.chunk(2)),
-        }
-        if options.collaboration:
-            terms["balance"] = options.collaboration * balance_loss(generated, options.collaboration_kind)
-        return terms
+        return e, target, generated
 
     def row_tables(self, anchors: int) -> list[nn.Embedding]:
-        return [] if self.options.target == "pretrained" else [self.user_embedding, self.item_embedding]
+        rows = self.options.target != "pretrained" and self.ranks_by_rows
+        return [self.user_embedding, self.item_embedding] if rows else []
 
     @torch.no_grad()
     def generate(self, generator: torch.Generator | None = None) -> Tensor:
@@ -204,7 +220,8 @@ class SimDiff(EmbeddingModel):
         """Users and generated items after propagation, ``[M, d]`` and ``[N, d]``, scored by inner product (eq. 11)."""
         device = self.item_embedding.weight.device
         items = self.generate(torch.Generator(device).manual_seed(0))
-        return self.split(propagate(self.graph, torch.cat([self.user_embedding.weight, items]), self.num_layers))
+        nodes = torch.cat([self.user_embedding.weight, items])
+        return self.split(propagate(self.graph, F.normalize(nodes) if self.cosine else nodes, self.num_layers))
 
 
 def _build(inputs: Inputs, options: SimDiffOptions) -> SimDiff:

@@ -14,12 +14,13 @@ from infodcl_geo.kernels import infonce
 from ..graph.graph import Graph
 from .base import Batch
 from .lightgcn import LightGCN
+from .objective import RankingOptions
 from .options import EmbeddingOptions, check
 from .recipe import Recipe, Space, search_contrast, search_embeddings
 
 
 @dataclass(frozen=True)
-class SimGCLOptions(EmbeddingOptions):
+class SimGCLOptions(RankingOptions):
     """Options of :class:`SimGCL`.
 
     Args:
@@ -36,6 +37,7 @@ class SimGCLOptions(EmbeddingOptions):
     noise: float = 0.1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check(self, at_least_1=["dim"], positive=["temperature"])
 
 
@@ -117,7 +119,7 @@ class SimGCL(LightGCN):
             mean_layer(perturbed_layers(self.graph, first, self.num_layers, self.options.noise, generator))
             for _ in range(2)
         ]
-        return {**self.ranking(batch, *self.split(clean)), "nce": self._contrast(batch, *views)}
+        return {**self.ranking(batch, *self.split(clean), generator), "nce": self._contrast(batch, *views)}
 
 
 def mean_layer(layers: list[Tensor]) -> Tensor:

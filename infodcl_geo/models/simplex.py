@@ -27,7 +27,7 @@ class SimpleXOptions(RankingOptions):
     num_layers: int | None = 0
     l2: float = 0.0
     init_std: float = 0.1
-    candidates: int | None = 1000
+    ranking_candidates: int | None = 1000
     own_share: float = 0.5
 
     def __post_init__(self) -> None:
@@ -78,7 +78,7 @@ class SimpleX(LightGCN):
 
 
 def _search(space: Space) -> None:
-    search_embeddings(space, fewest_layers=0)
+    search_embeddings(space, fewest_layers=0, held=False)
     search_objective(space, "negative_weight", "margin")
     space.number("own_share", 0.0, 1.0, log=False)
 

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from ..errors import OptionError
 from ..graph.graph import Graph, propagate
 from ..nn.losses import embedding_penalty
-from .base import Batch, EmbeddingModel
-from .options import ChannelModelOptions, check
+from .base import Batch
+from .objective import ChannelRankingOptions
+from .options import check
+from .ranked import RankingModel, Rows
 from .recipe import Recipe, Space, search_embeddings
 
 
@@ -62,7 +64,7 @@ def checked_features(features: Mapping[str, Tensor], num_items: int) -> list[Ten
 
 
 @dataclass(frozen=True)
-class VBPROptions(ChannelModelOptions):
+class VBPROptions(ChannelRankingOptions):
     """Options of :class:`VBPR`.
 
     The scale of the start and the penalty are those of matrix factorisation here; the authors search the penalty
@@ -85,7 +87,7 @@ class VBPROptions(ChannelModelOptions):
         check(self, at_least_1=["dim", "modal_dim", "similar_items"])
 
 
-class VBPR(EmbeddingModel):
+class VBPR(RankingModel):
     r"""VBPR (He and McAuley, AAAI 2016), for any number of modalities:
 
     .. math::
@@ -124,6 +126,16 @@ class VBPR(EmbeddingModel):
         nn.init.zeros_(self.item_bias.weight)
         nn.init.zeros_(self.modal_bias.weight)
 
+    def _user_rows(self, users: Tensor | None) -> Tensor:
+        """Factors of both kinds and a one for the items' bias ``[B, d + D + 1]``."""
+        factors, taste = (Rows(table)(users) for table in (self.user_embedding, self.taste))
+        return torch.cat([factors, taste, taste.new_ones(len(taste), 1)], dim=1)
+
+    def _item_rows(self, items: Tensor | None) -> Tensor:
+        factors, bias = (Rows(table)(items) for table in (self.item_embedding, self.item_bias))
+        features = self.projection.features if items is None else self.projection.features[items]
+        return torch.cat([factors, self.projection(items), bias + self.modal_bias(features)], dim=1)
+
     def _scores(self, users: Tensor, items: Tensor) -> Tensor:
         factors = (self.user_embedding(users) * self.item_embedding(items)).sum(1)
         modal = (self.taste(users) * self.projection(items)).sum(1)
@@ -131,20 +143,21 @@ class VBPR(EmbeddingModel):
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         users, positives, negatives = batch.users, batch.positives, batch.negatives
-        margin = self._scores(users, positives) - self._scores(users, negatives)
+        if self.objective is None:
+            margin = self._scores(users, positives) - self._scores(users, negatives)
+            terms = {"bpr": nn.functional.softplus(-margin).mean()}
+        else:
+            terms = self.ranked(batch, Rows(self._user_rows), Rows(self._item_rows), generator)
         rows = [self.user_embedding(users), self.taste(users)]
-        rows += [table(items) for items in (positives, negatives) for table in (self.item_embedding, self.item_bias)]
+        held = [positives, negatives] if self.objective is None else [positives]
+        rows += [table(items) for items in held for table in (self.item_embedding, self.item_bias)]
         weights = self.projection.linear.weight.square().sum() + self.modal_bias.weight.square().sum()
-        return {
-            "bpr": nn.functional.softplus(-margin).mean(),
-            "reg": self.l2 * embedding_penalty(*rows) + self.options.modal_l2 * weights,
-        }
+        return {**terms, "reg": self.l2 * embedding_penalty(*rows) + self.options.modal_l2 * weights}
 
     def row_tables(self, anchors: int) -> list[nn.Embedding]:
-        return [self.user_embedding, self.item_embedding, self.taste, self.item_bias]
+        return [self.user_embedding, self.item_embedding, self.taste, self.item_bias] if self.ranks_by_rows else []
 
-    @torch.no_grad()
-    def embeddings(self) -> tuple[Tensor, Tensor]:
+    def propagated(self) -> tuple[Tensor, Tensor]:
         """Users and items with their factors of both kinds and the items' bias, ``[M, d + D + 1]`` and ``[N, ...]``."""
         items = torch.cat([self.item_embedding.weight, self.projection()], dim=1)
         nodes = torch.cat([torch.cat([self.user_embedding.weight, self.taste.weight], dim=1), items])

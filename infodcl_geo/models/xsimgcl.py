@@ -27,6 +27,7 @@ class XSimGCLOptions(SimGCLOptions):
     layer: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check(self, at_least_1=["dim", "layer"], positive=["temperature"])
 
 
@@ -57,7 +58,8 @@ class XSimGCL(SimGCL):
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         layers = perturbed_layers(self.graph, self._first(), self.num_layers, self.options.noise, generator)
         final = mean_layer(layers)
-        return {**self.ranking(batch, *self.split(final)), "nce": self._contrast(batch, final, layers[self.layer - 1])}
+        terms = self.ranking(batch, *self.split(final), generator)
+        return {**terms, "nce": self._contrast(batch, final, layers[self.layer - 1])}
 
 
 recipe = Recipe(
