@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..graph.graph import Graph, propagate
 from ..nn.losses import bpr_loss, embedding_penalty
 from .options import EmbeddingOptions
+from .ranks import ONE, OneRank
 from .scoring import Scorer, dot_scorer
 
 Anchors: TypeAlias = Literal["items", "positives", "unique"]
@@ -30,6 +31,10 @@ class Batch(NamedTuple):
     """``[A]`` items whose embeddings are diffused and contrasted; empty in a step without diffusion"""
     anchor_weight: float
     """steps of the epoch for each step with diffusion, which makes up for the steps without"""
+    share: float = 1.0
+    """of the step's pairs that are in this batch: below 1 where several processes share a step"""
+    anchor_share: float = 1.0
+    """the same of its anchors; ``anchor_weight`` has it as a factor already"""
 
 
 class BprRows(NamedTuple):
@@ -50,6 +55,8 @@ class Model(nn.Module):
     """items whose embeddings a step diffuses or contrasts, see :class:`~infodcl_geo.training.sampling.BatchSampler`"""
     anchor_batch: int = 1024
     """items of a step with diffusion, for anchors 'items'"""
+    ranks: OneRank = ONE
+    """the processes that train it together"""
 
     def training_state(self) -> dict[str, Tensor]:
         """What training goes on from beside parameters and buffers, as new tensors by name, for a checkpoint."""
@@ -205,8 +212,8 @@ class EmbeddingModel(Model):
         users = self.user_embedding(batch.users)
         positives, negatives = self.item_embedding(batch.positives), self.item_embedding(batch.negatives)
         return {
-            "bpr": self.bpr_weight * bpr_loss(users, positives, negatives),
-            "reg": self.l2 * embedding_penalty(users, positives, negatives),
+            "bpr": batch.share * self.bpr_weight * bpr_loss(users, positives, negatives),
+            "reg": batch.share * self.l2 * embedding_penalty(users, positives, negatives),
         }
 
     @torch.no_grad()

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from infodcl_geo.kernels import infonce
 
 from ..channels.agreement import row_agreement
 from ..errors import OptionError
@@ -20,6 +18,7 @@ from ..nn.losses import balance_loss, reconstruction_loss
 from ..nn.psnet import Basis, PSNet
 from .base import Anchors, Batch, BprRows, EmbeddingModel
 from .options import ChannelModelOptions, Init, check
+from .ranks import Reduction
 from .recipe import Inputs, Recipe, Space, search_contrast, search_embeddings
 
 
@@ -169,8 +168,6 @@ class _Channel(nn.Module):
         return self.denoiser(z, t)
 
 
-Reduction: TypeAlias = Literal["mean", "none"]
-
 _DECAY = 0.9
 """Of the moving average behind learned channel weights, a step with anchors."""
 
@@ -267,21 +264,25 @@ class InfoDCL(EmbeddingModel):
         if items.numel() == 0:
             return terms
         e = self.item_embedding(items)
-        t = self.diffusion.sample_steps(items.numel(), generator)
-        noise = torch.randn(e.shape, generator=generator, device=e.device, dtype=e.dtype)
-        contrast = self._contrast(items, generator) if options.contrast else None
+        t = self.ranks.part(lambda count: self.diffusion.sample_steps(count, generator), items.numel())
+        noise = self.ranks.part(
+            lambda count: torch.randn(count, self.dim, generator=generator, device=e.device, dtype=e.dtype),
+            items.numel(),
+        )
+        contrast = self._contrast(items, e, generator) if options.contrast else None
+        own, _ = self.ranks.held(items)
         found = []
         for channel, weight in zip(self.channels.values(), self.channel_weights(), strict=True):
             assert isinstance(channel, _Channel)
-            generated = channel(e, items, t, noise, self.diffusion)
-            rows = None if channel.row_weights is None else channel.row_weights[items]
+            generated = channel(e, own, t, noise, self.diffusion)
+            rows = None if channel.row_weights is None else channel.row_weights[own]
             parts = {"recon": options.reconstruction * reconstruction_loss(e, generated, rows)}
             if contrast is not None:
                 nce = contrast(generated, "mean" if rows is None else "none")
                 parts["nce"] = options.contrast * (nce if rows is None else (rows * nce).mean())
-                found.append(nce.detach().mean())
+                found.append(self.ranks.mean(nce.detach().mean(), batch.anchor_share))
             if options.balance:
-                share = 1.0 if rows is None else rows.mean()
+                share = 1.0 if rows is None else self.ranks.mean(rows.mean(), batch.anchor_share)
                 parts["balance"] = options.balance * share * balance_loss(generated, options.balance_kind)
             scale = batch.anchor_weight * weight
             for name, value in parts.items():
@@ -304,19 +305,25 @@ class InfoDCL(EmbeddingModel):
         return [self.user_embedding, self.item_embedding] if rows else []
 
     def _samples_candidates(self, anchors: int) -> bool:
-        return 0 < self.options.candidates < self.num_items - anchors
+        return 0 < self.options.candidates < self.ranks.total("items", self.num_items) - anchors
 
-    def _contrast(self, items: Tensor, generator: torch.Generator | None) -> Callable[[Tensor, Reduction], Tensor]:
+    def _contrast(
+        self, items: Tensor, e: Tensor, generator: torch.Generator | None
+    ) -> Callable[[Tensor, Reduction], Tensor]:
         """InfoNCE of vectors generated for ``items``; all channels of a step share one sample of candidates."""
         table, temperature, count = self.item_embedding.weight, self.options.temperature, self.options.candidates
-        if not self._samples_candidates(items.numel()):
-            return lambda generated, how: infonce(generated, table, items, temperature, reduction=how)
-        rows, log_q = sample_candidates(items, self.num_items, count, generator)
-        candidates, own = self.item_embedding(rows), torch.arange(items.numel(), device=items.device)
+        contrast, everyone = self.ranks.contrast, self.ranks.gathered(items)
+        if not self._samples_candidates(everyone.numel()):
+            return lambda generated, how: contrast(generated, table, items, temperature, own=e, reduction=how)
+        rows, log_q = sample_candidates(everyone, self.ranks.total("items", self.num_items), count, generator)
         # The positive is no sample: what the correction adds to its logit, where an item has several anchors, goes.
-        correction = log_q[: items.numel()].mean()
+        correction = log_q[: everyone.numel()].mean()
+        _, held = self.ranks.held(rows)
+        if held is not None:
+            rows, log_q = rows[held], log_q[held]
+        candidates, own = self.item_embedding(rows), torch.arange(items.numel(), device=items.device)
         return lambda generated, how: (
-            infonce(generated, candidates, own, temperature, log_q=log_q, reduction=how) - correction
+            contrast(generated, candidates, own, temperature, own=e, log_q=log_q, reduction=how) - correction
         )
 
 
@@ -326,6 +333,15 @@ def _build(inputs: Inputs, options: InfoDCLOptions) -> InfoDCL:
         told = inputs.new_metadata.items()
         rows = {name: row_agreement(metadata, inputs.train, *inputs.sizes) for name, metadata in told}
     return InfoDCL(inputs.graph, *inputs.sizes, inputs.metadata, row_weights=rows, options=options)
+
+
+def _splits(options: InfoDCLOptions) -> str:
+    """What is a function of whole batches."""
+    if options.psnet and options.spectral and options.basis == "batch":
+        return "basis=batch is of whole batches"
+    if options.balance and options.balance_kind == "norm":
+        return "balance_kind=norm is of whole batches"
+    return "" if options.anchors == "items" else f"anchors={options.anchors} are of whole batches"
 
 
 def _search(space: Space) -> None:
@@ -351,4 +367,5 @@ recipe = Recipe(
     reads_channels=True,
     propagates_afterwards=True,
     studied=True,
+    splits=_splits,
 )

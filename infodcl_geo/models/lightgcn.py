@@ -12,7 +12,7 @@ from torch import Tensor
 from ..graph.graph import Graph
 from ..nn.losses import bpr_loss, embedding_penalty
 from .base import Batch, EmbeddingModel
-from .mf import user_degree
+from .mf import splits, user_degree
 from .objective import RankingObjective, RankingOptions
 from .options import EmbeddingOptions
 from .recipe import Recipe, search_embeddings
@@ -63,15 +63,17 @@ class LightGCN(EmbeddingModel):
 
     def ranking(self, batch: Batch, users: Tensor, items: Tensor) -> dict[str, Tensor]:
         """BPR on propagated embeddings ``[M, d]`` and ``[N, d]``, and the penalty: the terms ``bpr`` and ``reg``."""
+        rows = self.ranks.rows
         ranking = bpr_loss(
-            F.embedding(batch.users, users), F.embedding(batch.positives, items), F.embedding(batch.negatives, items)
+            rows("users", users, batch.users), rows("items", items, batch.positives), rows("items", items, batch.negatives)
         )
+        user_table, item_table = self.user_embedding.weight, self.item_embedding.weight
         penalty = embedding_penalty(
-            F.embedding(batch.users, self.user_embedding.weight),
-            F.embedding(batch.positives, self.item_embedding.weight),
-            F.embedding(batch.negatives, self.item_embedding.weight),
+            rows("users", user_table, batch.users),
+            rows("items", item_table, batch.positives),
+            rows("items", item_table, batch.negatives),
         )
-        return {"bpr": self.bpr_weight * ranking, "reg": self.l2 * penalty}
+        return {"bpr": batch.share * self.bpr_weight * ranking, "reg": batch.share * self.l2 * penalty}
 
     @torch.no_grad()
     def embeddings(self) -> tuple[Tensor, Tensor]:
@@ -88,4 +90,5 @@ recipe = Recipe(
     options=LightGCNOptions,
     build=lambda inputs, options: LightGCN(inputs.graph, *inputs.sizes, options=options),
     search=search_embeddings,
+    splits=splits,
 )

@@ -75,6 +75,11 @@ def user_degree(graph: Graph, num_users: int) -> Tensor:
     return csr_parts(graph.matrix)[0].diff()[:num_users]
 
 
+def splits(options: RankingOptions) -> str:
+    """What keeps the loss from being shared by processes with parts of the tables: objectives of whole batches do."""
+    return "" if options.ranking_loss == "bpr" else f"ranking_loss={options.ranking_loss} is one of whole batches"
+
+
 recipe = Recipe(
     name="mf",
     summary="matrix factorisation by BPR, propagated at inference",
@@ -83,4 +88,5 @@ recipe = Recipe(
     build=lambda inputs, options: MatrixFactorization(inputs.graph, *inputs.sizes, options=options),
     search=search_embeddings,
     propagates_afterwards=True,
+    splits=splits,
 )

@@ -119,6 +119,8 @@ class Recipe:
             pairs and the sizes. ``None`` where user and item embeddings, or item-item weights, rank by themselves.
         fold_in: of models with ``restore``: what ranks for users who were not trained, from what ``restore`` has and
             their histories, whose rows its users then are. ``None`` where the model cannot.
+        splits: of models whose loss is written in contributions (:mod:`~infodcl_geo.models.ranks`), so that the tables
+            can lie in parts on several processes: which of the options is in the way, in words; empty if none is.
     """
 
     name: str
@@ -136,6 +138,7 @@ class Recipe:
     studied: bool = False
     restore: Callable[[Mapping[str, Tensor], Any, Tensor, Sizes], Scorer] | None = None
     fold_in: Callable[[Mapping[str, Tensor], Any, Tensor, Sizes, UserRows], Scorer] | None = None
+    splits: Callable[[Any], str] | None = None
 
     @property
     def kind(self) -> Literal["closed form", "trained"]:
