@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..models.base import Batch
+from ..models.base import Anchors, Batch
 from ..training.sampling import NegativeSampler
 from .group import Group
 from .partition import Partition
@@ -72,6 +72,8 @@ class SharedPlan:
     """this rank's items by the step that diffuses them"""
     anchor_totals: dict[int, int]
     """items by step on all ranks, steps without any left out"""
+    kind: Anchors | None
+    """'items' as above, 'positives' or 'unique' of the batch, ``None`` for none"""
     stand_in: tuple[int, int]
     """a user and an item of this rank, which take part with weight zero where it has nothing in a step"""
 
@@ -88,7 +90,9 @@ class SharedPlan:
             users, positives = (users.new_tensor([of]) for of in self.stand_in)
             negatives = positives
         anchors, anchor_share, weight = users[:0], 0.0, 1.0
-        if step in self.anchor_totals:
+        if self.kind in ("positives", "unique"):
+            anchors, anchor_share = (positives.unique() if self.kind == "unique" else positives), share
+        elif step in self.anchor_totals:
             anchors = self.anchors.get(step, anchors)
             anchor_share = anchors.numel() / self.anchor_totals[step]
             weight = anchor_share * len(self) / len(self.anchor_totals)
@@ -105,7 +109,9 @@ class SharedSampler:
         part: which rows are whose.
         group: the ranks.
         batch_size: interactions a step of all ranks, about.
-        anchor_batch: items of a step with diffusion; 0 for models without.
+        anchors: which items are diffused, see :class:`~infodcl_geo.training.sampling.BatchSampler`; ``None`` for models
+            that diffuse none.
+        anchor_batch: items of a step with diffusion, for anchors 'items'.
         seed: of all of it.
     """
 
@@ -116,10 +122,11 @@ class SharedSampler:
         group: Group,
         *,
         batch_size: int,
+        anchors: Anchors | None,
         anchor_batch: int,
         seed: int,
     ) -> None:
-        self.part, self.group, self.seed = part, group, seed
+        self.part, self.group, self.seed, self.anchors = part, group, seed, anchors
         self.batch_size, self.anchor_batch = batch_size, anchor_batch
         local = torch.stack([interactions[0] - part.users.start, interactions[1]])
         self.negatives = NegativeSampler(local, len(part.users), part.items.total)
@@ -161,12 +168,13 @@ class SharedSampler:
             totals.tolist(),
             anchors,
             anchor_totals,
+            self.anchors,
             stand_in,
         )
 
     def _anchors(self, key: int, steps: int) -> tuple[dict[int, Tensor], dict[int, int]]:
         rows = self.part.items
-        if not self.anchor_batch:
+        if self.anchors != "items":
             return {}, {}
         count = min(steps, -(-rows.total // self.anchor_batch))
         items = torch.arange(rows.start, rows.stop, device=self.group.device)

@@ -184,6 +184,14 @@ class EmbeddingModel(Model):
                 scale = self.init_std / vectors[known].square().mean().sqrt()
                 table.copy_(torch.where(known, vectors * scale, table))
 
+    @torch.no_grad()
+    def keep_rows(self, users: slice, items: slice) -> None:
+        """Keep these users and items alone, of everything that has a row for each; the graph is left to the caller."""
+        for name, rows in (("user_embedding", users), ("item_embedding", items)):
+            kept = getattr(self, name).weight[rows].clone()
+            setattr(self, name, nn.Embedding.from_pretrained(kept, freeze=False))
+        self.num_users, self.num_items = users.stop - users.start, items.stop - items.start
+
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)
         self.graph = self.graph.to(self.user_embedding.weight.device)

@@ -239,6 +239,13 @@ class InfoDCL(EmbeddingModel):
         if options.channel_weights == "learned":
             self.register_buffer("channel_loss", torch.zeros(len(channels)))
 
+    def keep_rows(self, users: slice, items: slice) -> None:
+        super().keep_rows(users, items)
+        for channel in self.channels.values():
+            assert isinstance(channel, _Channel)
+            channel.metadata = channel.metadata[items].clone()
+            channel.row_weights = None if channel.row_weights is None else channel.row_weights[items].clone()
+
     def channel_weights(self) -> Tensor:
         """Weights ``[C]`` of the channels' terms."""
         if self.options.channel_weights == "equal":

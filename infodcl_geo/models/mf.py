@@ -65,6 +65,10 @@ class MatrixFactorization(EmbeddingModel):
     def row_tables(self, anchors: int) -> list[nn.Embedding]:
         return [self.user_embedding, self.item_embedding] if self.objective.reads_rows else []
 
+    def keep_rows(self, users: slice, items: slice) -> None:
+        super().keep_rows(users, items)
+        self.objective.degree = self.objective.degree[users].clone()
+
     def propagated(self) -> tuple[Tensor, Tensor]:
         nodes = F.normalize(self.nodes()) if self.objective.cosine else self.nodes()
         return self.split(propagate(self.graph, nodes, self.num_layers))
