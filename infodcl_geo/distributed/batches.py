@@ -134,15 +134,15 @@ class SharedSampler:
         if not bool(free.all()):
             local = local[:, free[local[0]]]
         self.local = local
-        self.interactions = interactions
         counts = torch.tensor([local.size(1)], device=group.device)
-        self.total = int(group.sum_(counts, "counts"))
+        self.num_interactions = int(group.sum_(counts, "counts"))
+        """of an epoch, on all ranks"""
         self.generator = torch.Generator(group.device).manual_seed(seed)
         """the same on all ranks, for what a loss draws"""
         self.epoch = 0
 
     def __len__(self) -> int:
-        return max(1, -(-self.total // self.batch_size))
+        return max(1, -(-self.num_interactions // self.batch_size))
 
     def draw(self) -> SharedPlan:
         """The share of epoch ``epoch``, which then is the next."""

@@ -18,7 +18,7 @@ from ..nn.losses import balance_loss, reconstruction_loss
 from ..nn.psnet import Basis, PSNet
 from .base import Anchors, Batch, BprRows, EmbeddingModel
 from .options import ChannelModelOptions, Init, check
-from .ranks import Reduction
+from .ranks import Reduction, Traffic
 from .recipe import Inputs, Recipe, Space, search_contrast, search_embeddings
 
 
@@ -375,4 +375,5 @@ recipe = Recipe(
     propagates_afterwards=True,
     studied=True,
     splits=_splits,
+    traffic=lambda options: Traffic(item_rows=2, channels=len(options.channel_names)),
 )

@@ -15,6 +15,7 @@ from .base import Batch, EmbeddingModel
 from .mf import splits, user_degree
 from .objective import RankingObjective, RankingOptions
 from .options import EmbeddingOptions
+from .ranks import Traffic
 from .recipe import Recipe, search_embeddings
 
 
@@ -91,4 +92,5 @@ recipe = Recipe(
     build=lambda inputs, options: LightGCN(inputs.graph, *inputs.sizes, options=options),
     search=search_embeddings,
     splits=splits,
+    traffic=lambda options: Traffic(item_rows=4, products=options.num_layers or 1),
 )

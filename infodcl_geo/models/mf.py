@@ -13,6 +13,7 @@ from ..graph.graph import Graph, csr_parts, propagate
 from ..nn.losses import embedding_penalty
 from .base import Batch, BprRows, EmbeddingModel
 from .objective import RankingObjective, RankingOptions
+from .ranks import Traffic
 from .recipe import Recipe, search_embeddings
 
 
@@ -93,4 +94,5 @@ recipe = Recipe(
     search=search_embeddings,
     propagates_afterwards=True,
     splits=splits,
+    traffic=lambda options: Traffic(item_rows=2),
 )

@@ -8,6 +8,7 @@ batch (:attr:`~infodcl_geo.models.base.Batch.share`), and the sum over the proce
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -15,6 +16,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from infodcl_geo.kernels import infonce
+
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What one step of a model reads that may lie on other processes, for a plan of what will travel.
+
+    Args:
+        item_rows: rows of items for each pair of a batch.
+        products: products with the graph, forward.
+        views: whether the distinct users and items of a batch are contrasted.
+        channels: vectors that are contrasted with all items for each item that is diffused.
+    """
+
+    item_rows: int
+    products: int = 0
+    views: bool = False
+    channels: int = 0
+
 
 Side = Literal["users", "items"]
 Reduction = Literal["mean", "none"]

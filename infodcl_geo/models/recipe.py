@@ -14,6 +14,7 @@ from ..errors import OptionError
 from ..graph.graph import Graph, normalized_adjacency
 from .base import Model
 from .options import Init, ModelOptions
+from .ranks import Traffic
 from .scoring import Scorer, UserRows
 
 Sizes = tuple[int, int]
@@ -121,6 +122,7 @@ class Recipe:
             their histories, whose rows its users then are. ``None`` where the model cannot.
         splits: of models whose loss is written in contributions (:mod:`~infodcl_geo.models.ranks`), so that the tables
             can lie in parts on several processes: which of the options is in the way, in words; empty if none is.
+        traffic: of these models, what a step reads of other processes.
     """
 
     name: str
@@ -139,6 +141,7 @@ class Recipe:
     restore: Callable[[Mapping[str, Tensor], Any, Tensor, Sizes], Scorer] | None = None
     fold_in: Callable[[Mapping[str, Tensor], Any, Tensor, Sizes, UserRows], Scorer] | None = None
     splits: Callable[[Any], str] | None = None
+    traffic: Callable[[Any], Traffic] | None = None
 
     @property
     def kind(self) -> Literal["closed form", "trained"]:

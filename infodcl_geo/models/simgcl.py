@@ -12,7 +12,7 @@ from ..graph.graph import Graph
 from .base import Batch
 from .lightgcn import LightGCN
 from .options import EmbeddingOptions, check
-from .ranks import ONE, OneRank
+from .ranks import ONE, OneRank, Traffic
 from .recipe import Recipe, Space, search_contrast, search_embeddings
 
 
@@ -149,4 +149,5 @@ recipe = Recipe(
     training={"lr": 0.002},
     search=search_noise,
     splits=lambda options: "",
+    traffic=lambda options: Traffic(item_rows=4, products=3 * (options.num_layers or 1) - 2, views=True),
 )

@@ -124,8 +124,13 @@ class BatchSampler:
         self.anchor_batch = anchor_batch
         self.generator = generator
 
+    @property
+    def num_interactions(self) -> int:
+        """Interactions of an epoch."""
+        return self.interactions.size(1)
+
     def __len__(self) -> int:
-        return -(-self.interactions.size(1) // self.batch_size)
+        return -(-self.num_interactions // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         plan = self.draw()
