@@ -53,6 +53,7 @@ ROOMS = [
     "recommender",
     "index",
     "preset",
+    "distributed",
     "report",
     "cli",
     "__main__",
