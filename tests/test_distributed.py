@@ -115,11 +115,13 @@ def test_as_one_process(size: int, tmp_path: Path, alone_found: dict[tuple[str, 
     found = run_ranks(every_case, size, tmp_path, CASES)
     for place, (case, sharded, adam) in enumerate(CASES):
         losses, tables = alone_found[case, adam]
+        # Weights of networks that have no say have gradients of rounding alone, which Adam makes steps of.
+        close = {"rtol": 1e-5, "atol": 1e-7} if "infodcl" not in case else {"rtol": 1e-3, "atol": 5e-5}
         for rank in range(size):
             got, part = found[rank][place]
             assert got == pytest.approx(losses, rel=1e-5), (case, sharded, adam)
             if not sharded:
-                torch.testing.assert_close(part, tables, rtol=1e-5, atol=1e-7)
+                torch.testing.assert_close(part, tables, **close)
         if sharded:
             whole = [torch.cat([found[rank][place][1][side] for rank in range(size)]) for side in (0, 1)]
-            torch.testing.assert_close(tuple(whole), tables, rtol=1e-5, atol=1e-7)
+            torch.testing.assert_close(tuple(whole), tables, **close)

@@ -217,13 +217,14 @@ def is_communication(error: BaseException) -> bool:
 
 
 def start(
-    *, rank: int | None = None, size: int | None = None, url: str = "env://", device: torch.device | None = None
+    *, rank: int | None = None, size: int | None = None, url: str | None = None, device: torch.device | None = None
 ) -> Group:
     """Meet the other processes.
 
     Args:
         rank, size: of this process, and how many there are; by the variables of ``torchrun`` if missing.
-        url: where they meet: ``env://`` (MASTER_ADDR and MASTER_PORT), ``tcp://host:port`` or ``file:///path``.
+        url: where they meet: ``env://`` (MASTER_ADDR and MASTER_PORT), ``tcp://host:port`` or ``file:///path`` (of a
+            file that is not there yet, in a folder that all see); INFODCL_GEO_MEET or ``env://`` if missing.
         device: of the tensors; NCCL carries them where it is a GPU, gloo on a CPU.
 
     Raises:
@@ -231,6 +232,7 @@ def start(
     """
     timeout = timeout_seconds()
     device = device or torch.device("cpu")
+    url = url or os.environ.get("INFODCL_GEO_MEET") or "env://"
     where = url if url != "env://" else f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     rank = int(os.environ["RANK"]) if rank is None else rank
     size = int(os.environ["WORLD_SIZE"]) if size is None else size
