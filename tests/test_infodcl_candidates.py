@@ -103,7 +103,7 @@ def test_sampled_loss_is_the_formula(anchors: list[int], monkeypatch: pytest.Mon
         seen.append(generated.detach().double())
         return infonce(generated, *args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("infodcl_geo.nn.candidates.infonce", spy)
+    monkeypatch.setattr("infodcl_geo.nn.ranks.infonce", spy)
     drawn: list[tuple[Tensor, Tensor]] = []
 
     def sample(*args: object) -> tuple[Tensor, Tensor]:

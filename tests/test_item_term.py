@@ -91,7 +91,7 @@ def test_scores_moments_and_offsets_are_those_of_a_plain_product(seed: int, shar
 def test_sparse_scores_do_not_depend_on_how_many_products_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
     pairs, weights = histories(1), random_weights(1)
     term = ItemTerm(UserRows(pairs, USERS, ITEMS), as_graph(weights))
-    monkeypatch.setattr(item_term, "_ENTRIES", 3)
+    monkeypatch.setattr("infodcl_geo.graph.entries._ENTRIES", 3)
     torch.testing.assert_close(term.scores(torch.arange(USERS), slice(2, ITEMS)), plain(pairs, weights)[:, 2:])
 
 

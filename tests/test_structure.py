@@ -54,6 +54,7 @@ ROOMS = [
     "recommender",
     "index",
     "preset",
+    "distributed",
     "report",
     "cli",
     "__main__",

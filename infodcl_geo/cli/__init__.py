@@ -76,6 +76,10 @@ def _run(command: str, words: list[str]) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _set_threads(words)
+        if command != "train" and os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+            from ..errors import OptionError
+
+            raise OptionError(f"{command} is for one process; of several, torchrun starts train alone")
         return int(import_module(f".{command}", __name__).main(words))
     except InfodclGeoError as error:
         print(f"infodcl-geo: {error}", file=sys.stderr)

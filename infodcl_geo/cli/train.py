@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import Namespace
@@ -27,6 +29,7 @@ from .show import GENERATED_NOTE, headline, print_without_training, shown, table
 if TYPE_CHECKING:
     from ..data.interactions import Interactions
     from ..data.options import DataOptions
+    from ..distributed.group import Group
     from ..outcome import Run
 
 DESCRIPTION = (
@@ -39,6 +42,8 @@ PRESET = (
     "trainings), in at most three times the epochs of one training"
 )
 
+TABLES = "of several processes (torchrun): 'sharded' tables lie in parts, 'whole' each has all, 'auto' goes by size"
+
 
 def make_parser(recipe: Recipe, defaults: Mapping[str, Any], command: str = "train") -> Parser:
     """The parser for one model."""
@@ -49,6 +54,7 @@ def make_parser(recipe: Recipe, defaults: Mapping[str, Any], command: str = "tra
     parser.add("resume", bool, False, "go on with the training that --out holds")
     parser.add("overwrite", bool, False, "begin anew in a folder that holds a result")
     parser.add("tensorboard", str | None, None, "folder for TensorBoard (extra tensorboard)")
+    parser.add("tables", Literal["auto", "sharded", "whole"], "auto", TABLES)
     parser.add("wandb", str | None, None, "project of Weights & Biases to log to (extra wandb)")
     parsing.add_data(parser)
     parsing.add_model(parser, recipe, defaults)
@@ -122,10 +128,15 @@ def main(argv: Sequence[str]) -> int:
 
     options, config = parsed(argv)
     data_options = parsing.data_of(options)
+    several = os.environ.get("WORLD_SIZE", "1") not in ("", "1")
     if options.print_config:
         print(yaml.safe_dump(parsing.configuration(data_options, config), sort_keys=False), end="")
         return 0
     ks = parsing.whole_numbers("ks", options.ks)
+    if several:
+        from ..distributed.command import together
+
+        return together(lambda group: _several(options, config, data_options, ks, group), options.device)
     out = _Folder(options.out, resume=options.resume, overwrite=options.overwrite) if options.out else None
     if out is None and options.resume:
         raise OptionError("--resume goes on with the training in a folder: give --out")
@@ -162,6 +173,45 @@ def main(argv: Sequence[str]) -> int:
         print(f"infodcl-geo: {outcome.result.ended}{hint}", file=sys.stderr)
         return 130
     return 0
+
+
+def _several(options: Namespace, config: Config, data_options: DataOptions, ks: tuple[int, ...], group: Group) -> int:
+    """A rank's part of the command; rank 0 shows, logs and saves."""
+    from ..distributed.run import run_several
+
+    if options.preset != "none":
+        raise OptionError("--preset auto is chosen by one process; give the options that it chose")
+    if options.resume and not options.out:
+        raise OptionError("--resume goes on with the training in a folder: give --out")
+    out = None
+    if group.first and options.out:
+        out = _Folder(options.out, resume=options.resume, overwrite=options.overwrite)
+    folder = Path(options.out) / "checkpoints" if options.out else None
+    checkpoint = None
+    if folder is not None:
+        checkpoint = CheckpointOptions(folder, options.checkpoint_minutes, options.checkpoint_epochs)
+    data = data_options.load()
+    outcome = run_several(
+        data,
+        config,
+        group,
+        tables=options.tables,
+        ks=ks,
+        mask_validation=options.mask_validation,
+        progress=options.progress,
+        callbacks=_loggers(options, out) if group.first else (),
+        checkpoint=checkpoint,
+        resume=folder if options.resume else None,
+    )
+    if group.first:
+        saved = out is not None and out.save(outcome, data, data_options)
+        _show(outcome, data, ks)
+        if out is not None and saved:
+            print(f"saved in {out.path}")
+        if outcome.result.interrupted:
+            hint = f"; --resume --out {out.path} goes on" if out is not None else "; nothing is kept without --out"
+            print(f"infodcl-geo: {outcome.result.ended}{hint}", file=sys.stderr)
+    return 130 if outcome.result.interrupted else 0
 
 
 def _show(outcome: Run, data: Interactions, ks: Sequence[int]) -> None:
@@ -204,12 +254,12 @@ class _Folder:
     def __init__(self, path: str, *, resume: bool, overwrite: bool) -> None:
         self.path = make_folder(path)
         self.checkpoints = self.path / "checkpoints"
-        unfinished = self.checkpoints.is_dir() and bool(checkpoints(self.checkpoints))
+        unfinished = self.checkpoints.is_dir() and bool(checkpoints(self.checkpoints) or self._of_several())
         if resume and not unfinished:
             raise OptionError(f"{path}: has no training to go on with; leave --resume out")
         finished = not unfinished and any((self.path / name).exists() for name in ("metrics.json", "model.json"))
         if overwrite:
-            remove_checkpoints(self.checkpoints)
+            self._remove_checkpoints()
         elif finished:
             raise OptionError(f"{path}: has a result already; give another folder, or --overwrite")
         elif unfinished and not resume:
@@ -235,5 +285,14 @@ class _Folder:
         write_atomically(numbers, text.encode())
         aside.unlink(missing_ok=True)
         if not result.interrupted:
-            remove_checkpoints(self.checkpoints)
+            self._remove_checkpoints()
         return True
+
+    def _of_several(self) -> list[Path]:
+        """Checkpoints that several processes wrote, which are folders."""
+        return [path.parent for path in self.checkpoints.glob("checkpoint-*/run.json")]
+
+    def _remove_checkpoints(self) -> None:
+        remove_checkpoints(self.checkpoints)
+        for path in self._of_several():
+            shutil.rmtree(path, ignore_errors=True)

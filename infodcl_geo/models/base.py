@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..graph.graph import Graph, propagate
 from ..nn.losses import bpr_loss, embedding_penalty
+from ..nn.ranks import ONE, OneRank
 from .options import EmbeddingOptions
 from .scoring import Scorer, dot_scorer
 
@@ -30,6 +31,10 @@ class Batch(NamedTuple):
     """``[A]`` items whose embeddings are diffused and contrasted; empty in a step without diffusion"""
     anchor_weight: float
     """steps of the epoch for each step with diffusion, which makes up for the steps without"""
+    share: float = 1.0
+    """of the step's pairs that are in this batch: below 1 where several processes share a step"""
+    anchor_share: float = 1.0
+    """the same of its anchors; ``anchor_weight`` has it as a factor already"""
 
 
 class BprRows(NamedTuple):
@@ -50,6 +55,8 @@ class Model(nn.Module):
     """items whose embeddings a step diffuses or contrasts, see :class:`~infodcl_geo.training.sampling.BatchSampler`"""
     anchor_batch: int = 1024
     """items of a step with diffusion, for anchors 'items'"""
+    ranks: OneRank = ONE
+    """the processes that train it together"""
 
     def training_state(self) -> dict[str, Tensor]:
         """What training goes on from beside parameters and buffers, as new tensors by name, for a checkpoint."""
@@ -177,6 +184,14 @@ class EmbeddingModel(Model):
                 scale = self.init_std / vectors[known].square().mean().sqrt()
                 table.copy_(torch.where(known, vectors * scale, table))
 
+    @torch.no_grad()
+    def keep_rows(self, users: slice, items: slice) -> None:
+        """Keep these users and items alone, of everything that has a row for each; the graph is left to the caller."""
+        for name, rows in (("user_embedding", users), ("item_embedding", items)):
+            kept = getattr(self, name).weight[rows].clone()
+            setattr(self, name, nn.Embedding.from_pretrained(kept, freeze=False))
+        self.num_users, self.num_items = users.stop - users.start, items.stop - items.start
+
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)
         self.graph = self.graph.to(self.user_embedding.weight.device)
@@ -205,8 +220,8 @@ class EmbeddingModel(Model):
         users = self.user_embedding(batch.users)
         positives, negatives = self.item_embedding(batch.positives), self.item_embedding(batch.negatives)
         return {
-            "bpr": self.bpr_weight * bpr_loss(users, positives, negatives),
-            "reg": self.l2 * embedding_penalty(users, positives, negatives),
+            "bpr": batch.share * self.bpr_weight * bpr_loss(users, positives, negatives),
+            "reg": batch.share * self.l2 * embedding_penalty(users, positives, negatives),
         }
 
     @torch.no_grad()

@@ -17,10 +17,11 @@ from ..nn.diffusion import ForwardDiffusion, Schedule
 from ..nn.informed import InformedDiffusion, LearnedWeights
 from ..nn.losses import balance_loss, reconstruction_loss
 from ..nn.psnet import Basis
+from ..nn.ranks import Traffic
 from .base import Anchors, Batch, BprRows
 from .objective import ChannelRankingOptions
 from .options import Init, check
-from .ranked import RankingModel
+from .ranked import RankingModel, splits
 from .recipe import Inputs, Recipe, Space, search_contrast, search_embeddings
 
 
@@ -146,6 +147,13 @@ class InfoDCL(RankingModel):
         learned = options.channel_weights == "learned"
         self.learned_weights = LearnedWeights(len(channels), options.channel_temperature) if learned else None
 
+    def keep_rows(self, users: slice, items: slice) -> None:
+        super().keep_rows(users, items)
+        for channel in self.channels.values():
+            assert isinstance(channel, InformedDiffusion)
+            channel.metadata = channel.metadata[items].clone()
+            channel.row_weights = None if channel.row_weights is None else channel.row_weights[items].clone()
+
     def channel_weights(self) -> Tensor:
         """Weights ``[C]`` of the channels' terms."""
         if self.learned_weights is None:
@@ -168,23 +176,29 @@ class InfoDCL(RankingModel):
         if items.numel() == 0:
             return terms
         e = self.item_embedding(items)
-        t = self.diffusion.sample_steps(items.numel(), generator)
-        noise = torch.randn(e.shape, generator=generator, device=e.device, dtype=e.dtype)
+        t = self.ranks.part(lambda count: self.diffusion.sample_steps(count, generator), items.numel())
+        noise = self.ranks.part(
+            lambda count: torch.randn(count, self.dim, generator=generator, device=e.device, dtype=e.dtype),
+            items.numel(),
+        )
         against = None
         if options.contrast:
-            against = contrast(self.item_embedding, items, options.temperature, options.candidates, generator)
+            against = contrast(
+                self.item_embedding, items, options.temperature, options.candidates, generator, own=e, ranks=self.ranks
+            )
+        own, _ = self.ranks.held(items)
         found = []
         for channel, weight in zip(self.channels.values(), self.channel_weights(), strict=True):
             assert isinstance(channel, InformedDiffusion)
-            generated = channel(e, items, t, noise, self.diffusion)
-            rows = None if channel.row_weights is None else channel.row_weights[items]
+            generated = channel(e, own, t, noise, self.diffusion)
+            rows = None if channel.row_weights is None else channel.row_weights[own]
             parts = {"recon": options.reconstruction * reconstruction_loss(e, generated, rows)}
             if against is not None:
                 nce = against(generated, "mean" if rows is None else "none")
                 parts["nce"] = options.contrast * (nce if rows is None else (rows * nce).mean())
-                found.append(nce.detach().mean())
+                found.append(self.ranks.mean(nce.detach().mean(), batch.anchor_share))
             if options.balance:
-                share = 1.0 if rows is None else rows.mean()
+                share = 1.0 if rows is None else self.ranks.mean(rows.mean(), batch.anchor_share)
                 parts["balance"] = options.balance * share * balance_loss(generated, options.balance_kind)
             scale = batch.anchor_weight * weight
             for name, value in parts.items():
@@ -204,7 +218,8 @@ class InfoDCL(RankingModel):
 
     def row_tables(self, anchors: int) -> list[nn.Embedding]:
         rows = self.ranks_by_rows and (
-            self.options.contrast == 0 or samples(self.options.candidates, self.num_items, anchors)
+            self.options.contrast == 0
+            or samples(self.options.candidates, self.ranks.total("items", self.num_items), anchors)
         )
         return [self.user_embedding, self.item_embedding] if rows else []
 
@@ -220,6 +235,17 @@ def _build(inputs: Inputs, options: InfoDCLOptions) -> InfoDCL:
         told = inputs.new_metadata.items()
         rows = {name: row_agreement(metadata, inputs.train, *inputs.sizes) for name, metadata in told}
     return InfoDCL(inputs.graph, *inputs.sizes, inputs.metadata, row_weights=rows, options=options)
+
+
+def _splits(options: InfoDCLOptions) -> str:
+    """What is a function of whole batches."""
+    if options.psnet and options.spectral and options.basis == "batch":
+        return "basis=batch is of whole batches"
+    if options.balance and options.balance_kind == "norm":
+        return "balance_kind=norm is of whole batches"
+    if options.anchors != "items":
+        return f"anchors={options.anchors} are of whole batches"
+    return splits(options)
 
 
 def _search(space: Space) -> None:
@@ -245,4 +271,6 @@ recipe = Recipe(
     reads_channels=True,
     propagates_afterwards=True,
     studied=True,
+    splits=_splits,
+    traffic=lambda options: Traffic(item_rows=2, channels=len(options.channel_names)),
 )

@@ -8,10 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..nn.ranks import Traffic
 from .base import Batch
 from .objective import RankingOptions
 from .options import EmbeddingOptions
-from .ranked import RankingModel
+from .ranked import RankingModel, splits
 from .recipe import Recipe, search_embeddings
 
 
@@ -45,4 +46,6 @@ recipe = Recipe(
     options=LightGCNOptions,
     build=lambda inputs, options: LightGCN(inputs.graph, *inputs.sizes, options=options),
     search=search_embeddings,
+    splits=splits,
+    traffic=lambda options: Traffic(item_rows=4, products=options.num_layers or 1),
 )

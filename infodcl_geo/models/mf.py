@@ -8,9 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..nn.ranks import Traffic
 from .base import Batch, BprRows
 from .objective import RankingOptions
-from .ranked import RankingModel
+from .ranked import RankingModel, splits
 from .recipe import Recipe, search_embeddings
 
 
@@ -58,4 +59,6 @@ recipe = Recipe(
     build=lambda inputs, options: MatrixFactorization(inputs.graph, *inputs.sizes, options=options),
     search=search_embeddings,
     propagates_afterwards=True,
+    splits=splits,
+    traffic=lambda options: Traffic(item_rows=2),
 )

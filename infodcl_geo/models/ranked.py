@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..graph.graph import Graph, csr_parts, propagate
 from ..nn.losses import bpr_loss, embedding_penalty
+from ..nn.ranks import ONE, OneRank, Side
 from .base import Batch, EmbeddingModel
 from .objective import Lookup, RankingObjective, RankingOptions
 from .options import EmbeddingOptions
@@ -20,10 +21,12 @@ class Rows:
 
     Args:
         of: what the rows are of.
+        side: of a tensor, whether its rows are users or items.
+        ranks: of a tensor, the processes that have the other rows.
     """
 
-    def __init__(self, of: Tensor | nn.Embedding | Lookup) -> None:
-        self.of = of
+    def __init__(self, of: Tensor | nn.Embedding | Lookup, side: Side = "items", ranks: OneRank = ONE) -> None:
+        self.of, self.side, self.ranks = of, side, ranks
         # The rows are kept beside what they gave, so that no other tensor can come to have the same identity.
         self._made: dict[int, tuple[Tensor | None, Tensor]] = {}
 
@@ -36,7 +39,7 @@ class Rows:
         if isinstance(self.of, nn.Embedding):
             return self.of.weight if rows is None else self.of(rows)
         if isinstance(self.of, Tensor):
-            return self.of if rows is None else F.embedding(rows, self.of)
+            return self.of if rows is None else self.ranks.rows(self.side, self.of, rows)
         return self.of(rows)
 
 
@@ -83,7 +86,7 @@ class RankingModel(EmbeddingModel):
             loss = bpr_loss(users(batch.users), items(batch.positives), items(batch.negatives))
         else:
             loss = self.objective(batch, users, items, generator)
-        return {self.options.ranking_loss: self.bpr_weight * loss}
+        return {self.options.ranking_loss: batch.share * self.bpr_weight * loss}
 
     def penalty(self, batch: Batch, users: Lookup, items: Lookup) -> Tensor:
         """Mean squared norm of the batch's rows: users and positives, of BPR the negatives too."""
@@ -96,15 +99,23 @@ class RankingModel(EmbeddingModel):
         """The ranking term and the penalty on the embeddings as they are."""
         users, items = Rows(self.user_embedding), Rows(self.item_embedding)
         terms = self.ranked(batch, users, items, generator)
-        return {**terms, "reg": self.l2 * self.penalty(batch, users, items)}
+        return {**terms, "reg": batch.share * self.l2 * self.penalty(batch, users, items)}
 
     def ranking(
         self, batch: Batch, users: Tensor, items: Tensor, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
         """The ranking term on propagated embeddings ``[M, d]`` and ``[N, d]``, and the penalty on those of layer 0."""
-        terms = self.ranked(batch, Rows(users), Rows(items), generator)
-        first = Rows(self.user_embedding.weight), Rows(self.item_embedding.weight)
-        return {**terms, "reg": self.l2 * self.penalty(batch, *first)}
+        terms = self.ranked(batch, *self._rows(users, items), generator)
+        first = self._rows(self.user_embedding.weight, self.item_embedding.weight)
+        return {**terms, "reg": batch.share * self.l2 * self.penalty(batch, *first)}
+
+    def _rows(self, users: Tensor, items: Tensor) -> tuple[Rows, Rows]:
+        return Rows(users, "users", self.ranks), Rows(items, "items", self.ranks)
+
+    def keep_rows(self, users: slice, items: slice) -> None:
+        super().keep_rows(users, items)
+        if self.objective is not None:
+            self.objective.degree = self.objective.degree[users].clone()
 
     def propagated(self) -> tuple[Tensor, Tensor]:
         nodes = F.normalize(self.nodes()) if self.propagates_afterwards and self.cosine else self.nodes()
@@ -116,3 +127,8 @@ class RankingModel(EmbeddingModel):
         if self.cosine and not self.propagates_afterwards:
             return F.normalize(users), F.normalize(items)
         return users, items
+
+
+def splits(options: RankingOptions) -> str:
+    """What keeps the loss from being shared by processes with parts of the tables: objectives of whole batches do."""
+    return "" if options.ranking_loss == "bpr" else f"ranking_loss={options.ranking_loss} is one of whole batches"

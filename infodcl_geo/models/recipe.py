@@ -12,6 +12,7 @@ from torch import Tensor
 from ..channels.base import Channel, PretrainedVectors
 from ..errors import OptionError
 from ..graph.graph import Graph, normalized_adjacency
+from ..nn.ranks import Traffic
 from .base import Model
 from .options import Init, ModelOptions
 from .scoring import Scorer, UserRows
@@ -119,6 +120,9 @@ class Recipe:
             pairs and the sizes. ``None`` where user and item embeddings, or item-item weights, rank by themselves.
         fold_in: of models with ``restore``: what ranks for users who were not trained, from what ``restore`` has and
             their histories, whose rows its users then are. ``None`` where the model cannot.
+        splits: of models whose loss is written in contributions (:mod:`~infodcl_geo.nn.ranks`), so that the tables
+            can lie in parts on several processes: which of the options is in the way, in words; empty if none is.
+        traffic: of these models, what a step reads of other processes.
     """
 
     name: str
@@ -136,6 +140,8 @@ class Recipe:
     studied: bool = False
     restore: Callable[[Mapping[str, Tensor], Any, Tensor, Sizes], Scorer] | None = None
     fold_in: Callable[[Mapping[str, Tensor], Any, Tensor, Sizes, UserRows], Scorer] | None = None
+    splits: Callable[[Any], str] | None = None
+    traffic: Callable[[Any], Traffic] | None = None
 
     @property
     def kind(self) -> Literal["closed form", "trained"]:

@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from infodcl_geo.kernels import infonce
-
 from ..graph.graph import Graph
+from ..nn.ranks import ONE, OneRank, Traffic
 from .base import Batch
 from .lightgcn import LightGCN
 from .objective import RankingOptions
 from .options import EmbeddingOptions, check
+from .ranked import splits
 from .recipe import Recipe, Space, search_contrast, search_embeddings
 
 
@@ -42,7 +41,12 @@ class SimGCLOptions(RankingOptions):
 
 
 def perturbed_layers(
-    graph: Graph, first: Tensor, num_layers: int, noise: float, generator: torch.Generator | None = None
+    graph: Graph,
+    first: Tensor,
+    num_layers: int,
+    noise: float,
+    generator: torch.Generator | None = None,
+    ranks: OneRank = ONE,
 ) -> list[Tensor]:
     r"""The K layers of propagation, each perturbed, without the input layer:
 
@@ -58,13 +62,15 @@ def perturbed_layers(
         first: :math:`\tilde{\mathcal A} E^{(0)}` ``[n, d]``, which several views of the same embeddings share.
         num_layers: K.
         noise: epsilon; with 0 nothing is drawn.
+        generator: of the noise.
+        ranks: the processes that have the other nodes.
     """
     layers, x = [], first
     for k in range(num_layers):
         if k:
             x = graph @ x
         if noise:
-            direction = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+            direction = ranks.uniform(x, generator)
             length = torch.linalg.vector_norm(direction, dim=1, keepdim=True)
             x = x + direction.mul_(noise / length).mul_(x.detach().sign())
         layers.append(x)
@@ -105,18 +111,18 @@ class SimGCL(LightGCN):
         return self.split(mean_layer(perturbed_layers(self.graph, self._first(), self.num_layers, 0.0)))
 
     def _contrast(self, batch: Batch, one: Tensor, other: Tensor) -> Tensor:
-        total = one.new_zeros(())
-        for chosen, a, b in zip((batch.users, batch.positives), self.split(one), self.split(other), strict=True):
-            chosen = chosen.unique()
-            positives = torch.arange(chosen.numel(), device=chosen.device)
-            total = total + infonce(F.embedding(chosen, a), F.embedding(chosen, b), positives, self.options.temperature)
-        return self.options.contrast * total
+        (users, items), (other_users, other_items) = self.split(one), self.split(other)
+        # A share of nothing is a pair that stands in for none.
+        pairs = (batch.users, batch.positives) if batch.share else (batch.users[:0], batch.positives[:0])
+        tau = self.options.temperature
+        total = self.ranks.views("users", pairs[0], users, other_users, tau)
+        return self.options.contrast * (total + self.ranks.views("items", pairs[1], items, other_items, tau))
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         first = self._first()
         clean = mean_layer(perturbed_layers(self.graph, first, self.num_layers, 0.0))
         views = [
-            mean_layer(perturbed_layers(self.graph, first, self.num_layers, self.options.noise, generator))
+            mean_layer(perturbed_layers(self.graph, first, self.num_layers, self.options.noise, generator, self.ranks))
             for _ in range(2)
         ]
         return {**self.ranking(batch, *self.split(clean), generator), "nce": self._contrast(batch, *views)}
@@ -145,4 +151,6 @@ recipe = Recipe(
     build=lambda inputs, options: SimGCL(inputs.graph, *inputs.sizes, options=options),
     training={"lr": 0.002},
     search=search_noise,
+    splits=splits,
+    traffic=lambda options: Traffic(item_rows=4, products=3 * (options.num_layers or 1) - 2, views=True),
 )

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from infodcl_geo.kernels import infonce
+from .ranks import ONE, OneRank, Reduction
 
-Reduction: TypeAlias = Literal["mean", "none"]
 Contrast: TypeAlias = Callable[[Tensor, Reduction], Tensor]
 """InfoNCE of vectors ``[A, d]`` that were generated for the anchors."""
 
@@ -66,7 +65,14 @@ def samples(count: int, num_items: int, anchors: int) -> bool:
 
 
 def contrast(
-    table: nn.Embedding, items: Tensor, temperature: float, count: int, generator: torch.Generator | None = None
+    table: nn.Embedding,
+    items: Tensor,
+    temperature: float,
+    count: int,
+    generator: torch.Generator | None = None,
+    *,
+    own: Tensor | None = None,
+    ranks: OneRank = ONE,
 ) -> Contrast:
     """InfoNCE (InfoDCL eq. 11) of vectors generated for the anchors' items against all items, or a sample of them.
 
@@ -75,18 +81,25 @@ def contrast(
     random directions and a temperature of 0.2, 16384 leave half a percent.
 
     Args:
-        table: embeddings of all items.
+        table: embeddings of all items, or of this process's.
         items: the anchors' ``[A]``.
         temperature: tau.
         count: size of the sample, where :func:`samples`; otherwise, and for 0, all items.
+        generator: of the sample.
+        own: embeddings of ``items`` ``[A, d]``; only several processes read them.
+        ranks: the processes that train together.
     """
-    if not samples(count, table.num_embeddings, items.numel()):
+    everyone, total = ranks.gathered(items), ranks.total("items", table.num_embeddings)
+    if not samples(count, total, everyone.numel()):
         everything = table.weight
-        return lambda generated, how: infonce(generated, everything, items, temperature, reduction=how)
-    rows, log_q = sample_candidates(items, table.num_embeddings, count, generator)
-    candidates, own = table(rows), torch.arange(items.numel(), device=items.device)
+        return lambda generated, how: ranks.contrast(generated, everything, items, temperature, own=own, reduction=how)
+    rows, log_q = sample_candidates(everyone, total, count, generator)
     # The positive is no sample: what the correction adds to its logit, where an item has several anchors, goes.
-    correction = log_q[: items.numel()].mean()
+    correction = log_q[: everyone.numel()].mean()
+    _, held = ranks.held(rows)
+    if held is not None:
+        rows, log_q = rows[held], log_q[held]
+    candidates, positives = table(rows), torch.arange(items.numel(), device=items.device)
     return lambda generated, how: (
-        infonce(generated, candidates, own, temperature, log_q=log_q, reduction=how) - correction
+        ranks.contrast(generated, candidates, positives, temperature, own=own, log_q=log_q, reduction=how) - correction
     )

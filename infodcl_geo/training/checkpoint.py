@@ -152,7 +152,7 @@ def save_checkpoint(path: str | Path, state: TrainState) -> None:
     described = {
         "format": FORMAT,
         "identity": state.identity,
-        "run": _run(state),
+        "run": run_of(state),
         "epoch": state.epoch,
         "step": None if progress is None else progress.step,
         "sums": None if progress is None else list(progress.sums),
@@ -192,7 +192,7 @@ def restore(state: TrainState, folder: str | Path) -> Path:
                 raise
             warnings.warn(f"{error}; going on from the one before", CheckpointWarning, stacklevel=2)
             continue
-        _same_run(path, state, described)
+        check_same_run(path, state, described)
         with _one_line(path):
             _load(state, tensors, described)
         return path
@@ -316,22 +316,26 @@ def _random_states(state: TrainState) -> dict[str, Tensor]:
     return states
 
 
-def _run(state: TrainState) -> dict[str, Any]:
+def run_of(state: TrainState) -> dict[str, Any]:
     """What must be the same for a run to go on, beside the caller's identity."""
     options = {name: value for name, value in asdict(state.options).items() if name not in _FREE}
-    interactions = state.sampler.interactions
     return {
         "model": type(state.model).__name__,
-        "interactions": interactions.size(1),
+        "interactions": state.sampler.num_interactions,
         "optimizer": type(state.optimizer).__name__,
         **options,
     }
 
 
-def _same_run(path: Path, state: TrainState, described: dict[str, Any]) -> None:
+def check_same_run(path: Path, state: TrainState, described: dict[str, Any]) -> None:
+    """Refuse the checkpoint of another run, whose ``run`` and ``identity`` are ``described``.
+
+    Raises:
+        CheckpointError: names what differs.
+    """
     with _one_line(path):
         before = {"run": described["run"], "identity": _unpacked(described["identity"])}
-    now = {"run": json.loads(json.dumps(_run(state))), "identity": _unpacked(state.identity)}
+    now = {"run": json.loads(json.dumps(run_of(state))), "identity": _unpacked(state.identity)}
     other = list(_differences(before, now))
     if other:
         more = f" and {len(other) - 3} more" if len(other) > 3 else ""

@@ -27,6 +27,40 @@ from .state import EpochProgress, StopTraining, TrainResult, TrainState
 
 DEFAULT_OPTIONS = TrainOptions()
 
+
+class OneProcess:
+    """What training leaves to whoever runs it, as one process does it; several override all of it."""
+
+    def set_up(
+        self, model: Model, data: Interactions, options: TrainOptions
+    ) -> tuple[BatchSampler, torch.optim.Optimizer]:
+        """Batches and the optimizer."""
+        return set_up(model, data, options)
+
+    def goes_on(self, state: TrainState, interruption: Interruption) -> bool:
+        """Whether training goes on, asked after each step and each epoch."""
+        return state.stopped is None and not interruption
+
+    def totals(self, terms: dict[str, float]) -> dict[str, float]:
+        """Loss terms of all processes from those of this one."""
+        return terms
+
+    def validate(self, state: TrainState, data: Interactions, ks: tuple[int, ...]) -> dict[str, float]:
+        """Metrics of the validation split."""
+        device = next(state.model.parameters()).device
+        return rank(data, state.model.scorer(), "valid", ks=ks, device=device, name=state.name).mean()
+
+    def checkpoint(self, options: CheckpointOptions) -> Callback:
+        """What writes checkpoints."""
+        return Checkpoint(options)
+
+    def restore(self, state: TrainState, folder: str | Path) -> None:
+        """Go on from the newest checkpoint."""
+        restore(state, folder)
+
+
+ONE_PROCESS = OneProcess()
+
 FUSED_ROWS = 25_000
 """Users and items from which on ``adam='auto'`` makes plain steps in one operation."""
 _WINDOW = 32
@@ -114,6 +148,7 @@ def train(
     resume: str | Path | None = None,
     checkpoint: CheckpointOptions | None = None,
     identity: str = "",
+    processes: OneProcess = ONE_PROCESS,
 ) -> TrainResult:
     """Train ``model`` and leave it with the weights of its best epoch on validation.
 
@@ -138,6 +173,7 @@ def train(
         checkpoint: where and how often to write checkpoints; none if missing.
         identity: of the run: what else must be the same for a checkpoint to be gone on from, such as all settings and
             a fingerprint of the data; JSON, so that a refusal can name what differs, or any text.
+        processes: what several processes that train together do in their own way.
 
     Raises:
         OptionError: if ``options.monitor`` is not among the metrics.
@@ -146,22 +182,22 @@ def train(
         CheckpointError: if there is no whole checkpoint to go on from, or it is another run's.
         FileError: if the folder of checkpoints cannot be written or another process uses it.
     """
-    sampler, optimizer = set_up(model, data, options)
+    sampler, optimizer = processes.set_up(model, data, options)
     called = name or type(model).__name__
     state = TrainState(called, model, optimizer, sampler, options, FiniteWatch(model), identity)
     hooks = [*callbacks, EarlyStopping(options.patience)]
     if checkpoint is None and resume is not None:
         checkpoint = CheckpointOptions(resume)
     if checkpoint is not None:
-        hooks.append(Checkpoint(checkpoint))
+        hooks.append(processes.checkpoint(checkpoint))
     if progress:
         hooks.append(ProgressBar())
     if resume is not None:
-        restore(state, resume)
+        processes.restore(state, resume)
     state.started = time.perf_counter()
     with stoppable() as interruption:
         try:
-            _run(state, data, ks, hooks, interruption)
+            _run(state, data, ks, hooks, interruption, processes)
         finally:
             if isinstance(optimizer, LazyAdam | RowAdam):
                 optimizer.flush()
@@ -171,7 +207,12 @@ def train(
 
 
 def _run(
-    state: TrainState, data: Interactions, ks: tuple[int, ...], hooks: Sequence[Callback], interruption: Interruption
+    state: TrainState,
+    data: Interactions,
+    ks: tuple[int, ...],
+    hooks: Sequence[Callback],
+    interruption: Interruption,
+    processes: OneProcess,
 ) -> None:
     """Start the callbacks, train, and end the callbacks, whatever ended training."""
     started: list[Callback] = []
@@ -179,7 +220,7 @@ def _run(
         for hook in hooks:
             started.append(hook)
             hook.on_start(state)
-        _epochs(state, data, ks, hooks, interruption)
+        _epochs(state, data, ks, hooks, interruption, processes)
     except StopTraining as reason:
         state.stop(str(reason) or "stopped by a callback")
     except KeyboardInterrupt as error:
@@ -225,10 +266,15 @@ def _end(state: TrainState, hooks: Sequence[Callback]) -> None:
 
 
 def _epochs(
-    state: TrainState, data: Interactions, ks: tuple[int, ...], hooks: Sequence[Callback], interruption: Interruption
+    state: TrainState,
+    data: Interactions,
+    ks: tuple[int, ...],
+    hooks: Sequence[Callback],
+    interruption: Interruption,
+    processes: OneProcess,
 ) -> None:
     options, result, generator = state.options, state.result, state.sampler.generator
-    while state.epoch < options.epochs and state.stopped is None and not interruption:
+    while state.epoch < options.epochs and processes.goes_on(state, interruption):
         begun = time.perf_counter()
         if state.progress is None:
             start = torch.get_rng_state() if generator is None else generator.get_state()
@@ -244,7 +290,7 @@ def _epochs(
                     progress,
                     generator,
                     state.watch,
-                    _after_step(state, hooks, interruption, begun),
+                    _after_step(state, hooks, interruption, begun, processes),
                 )
             except (RuntimeError, ValueError, ArithmeticError):
                 # Operations refuse what is not finite in words of their own.
@@ -252,14 +298,14 @@ def _epochs(
                 raise
             if progress.step < len(progress.plan):
                 return
-            terms = _end_epoch(state.optimizer, progress)
+            terms = processes.totals(_end_epoch(state.optimizer, progress))
         seconds = time.perf_counter() - begun
         state.verify()
         result.epoch_seconds.append(seconds)
         state.epoch, state.progress = state.epoch + 1, None
         result.history.append({"epoch": state.epoch, "seconds": state.seconds, **terms})
         if state.epoch % options.eval_every == 0 or state.epoch == options.epochs:
-            _validate(state, data, ks)
+            _validate(state, data, ks, processes)
             for hook in hooks:
                 hook.on_validation(state)
         for hook in hooks:
@@ -267,7 +313,7 @@ def _epochs(
 
 
 def _after_step(
-    state: TrainState, hooks: Sequence[Callback], interruption: Interruption, begun: float
+    state: TrainState, hooks: Sequence[Callback], interruption: Interruption, begun: float, processes: OneProcess
 ) -> Callable[[], bool]:
     """What is called after each step, and says whether training goes on."""
     watching = [hook for hook in hooks if type(hook).on_step is not Callback.on_step]
@@ -277,17 +323,16 @@ def _after_step(
         state.progress.seconds = time.perf_counter() - begun
         for hook in watching:
             hook.on_step(state)
-        return state.stopped is None and not interruption
+        return processes.goes_on(state, interruption)
 
     return after_step
 
 
-def _validate(state: TrainState, data: Interactions, ks: tuple[int, ...]) -> None:
+def _validate(state: TrainState, data: Interactions, ks: tuple[int, ...], processes: OneProcess) -> None:
     model, result, monitor = state.model, state.result, state.options.monitor
     metrics = {monitor: float(state.epoch)}
     if data.valid.size(1):
-        device = next(model.parameters()).device
-        metrics = rank(data, model.scorer(), "valid", ks=ks, device=device, name=state.name).mean()
+        metrics = processes.validate(state, data, ks)
         if monitor not in metrics:
             raise OptionError(f"monitor must be one of {', '.join(metrics)}, not {monitor!r}")
     state.history[-1] |= {"seconds": state.seconds, **metrics}

@@ -35,8 +35,11 @@ class NegativeSampler:
 
     def __call__(self, users: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """One negative item for each of ``users`` ``[B]``; users with every item are an error of the caller's."""
+        return self.at(users, torch.rand(users.shape, generator=generator, device=users.device, dtype=torch.float64))
+
+    def at(self, users: Tensor, uniform: Tensor) -> Tensor:
+        """The negative items that numbers of U(0, 1) ``[B]``, float64, stand for."""
         free = self.num_items - self.degree[users]
-        uniform = torch.rand(users.shape, generator=generator, device=users.device, dtype=torch.float64)
         rank = torch.minimum((uniform * free).long(), free - 1)
         before = torch.searchsorted(self.keys, users * self.num_items + rank, right=True) - self.start[users]
         return rank + before
@@ -121,8 +124,13 @@ class BatchSampler:
         self.anchor_batch = anchor_batch
         self.generator = generator
 
+    @property
+    def num_interactions(self) -> int:
+        """Interactions of an epoch."""
+        return self.interactions.size(1)
+
     def __len__(self) -> int:
-        return -(-self.interactions.size(1) // self.batch_size)
+        return -(-self.num_interactions // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         plan = self.draw()

@@ -1,0 +1,175 @@
+r"""What a run on several ranks will need of each and send between them, by formulas, before it starts.
+
+With R ranks, M users, N items, E training interactions, d dimensions, s bytes a number, B interactions a step,
+:math:`f = (R-1)/R` the share of what lies elsewhere, and, of the model, :math:`q` rows of items for each pair, K
+products with the graph in a step, C channels:
+
+- **look-ups**, bytes a rank and step: :math:`q \frac BR f (8 + 2 d s)`: ids go, rows come, gradients go back (users need
+  none: a user's interactions live with the user);
+- **propagation**: :math:`4 K f n d s` with n the distinct items that a rank's interactions name
+  (:math:`n = \sum_i 1 - (1 - 1/R)^{\deg i} \le N`): rows and partial sums of the smaller side, forward and backward;
+- **contrast of views**: :math:`(R-1) \frac{U}{R} (2 d s + 2 s)`, U the distinct users and items of a step;
+- **contrast with all items**, for each of the N items once an epoch: :math:`(R-1) \frac{N}{R} C (2 d s + 2 s)`, and
+  :math:`2 f P s` a step with anchors for the P weights of networks that every rank has.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..configuration import Config
+from ..data.interactions import Interactions
+from ..models.base import Model
+from ..nn.ranks import Traffic
+from ..training.loop import LAZY_ROWS
+
+_MIB = float(1 << 20)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The numbers that the formulas are made of.
+
+    Args:
+        users, items, interactions: M, N, E.
+        dim: d.
+        ranks: R.
+        batch_size: B.
+        traffic: of the model; ``None`` for models whose tables every rank has.
+        needed: n, distinct items that a rank's interactions name.
+        number: s, bytes of a number.
+        anchor_batch: items diffused in a step that diffuses.
+        networks: P, weights that every rank has beside the tables.
+        lazy: whether Adam updates rows.
+        keeps_best: whether the best weights are kept beside those that are trained.
+        distinct: of the users and of the items of a step.
+    """
+
+    users: int
+    items: int
+    interactions: int
+    dim: int
+    ranks: int
+    batch_size: int
+    traffic: Traffic | None
+    needed: float
+    number: int = 4
+    anchor_batch: int = 1024
+    networks: int = 0
+    lazy: bool = True
+    keeps_best: bool = True
+    distinct: tuple[float, float] = (0.0, 0.0)
+
+    @classmethod
+    def of(cls, data: Interactions, model: Model, config: Config, ranks: int, *, sharded: bool) -> Shape:
+        """Those of a run."""
+        degrees = [torch.bincount(row, minlength=1) for row in data.train]
+        training, options = config.training, config.options
+        traffic = config.recipe.traffic(options) if sharded and config.recipe.traffic is not None else None
+        weight = next(model.parameters())
+        tables = ("user_embedding", "item_embedding")
+        networks = sum(w.numel() for name, w in model.named_parameters() if not name.startswith(tables))
+        total = sum(w.numel() for w in model.parameters())
+        large = data.num_users + data.num_items >= LAZY_ROWS
+        steps = max(1, -(-data.train.size(1) // training.batch_size))
+        return cls(
+            data.num_users,
+            data.num_items,
+            data.train.size(1),
+            getattr(options, "dim", 0),
+            ranks,
+            training.batch_size,
+            traffic,
+            needed_of(degrees[1], ranks),
+            weight.element_size(),
+            getattr(options, "anchor_batch", 1024),
+            networks if sharded else total,
+            training.adam == "lazy" or (training.adam == "auto" and large and _reads_rows(traffic)),
+            bool(data.valid.size(1)),
+            (distinct_of(degrees[0], steps), distinct_of(degrees[1], steps)),
+        )
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch."""
+        return max(1, -(-self.interactions // self.batch_size))
+
+    @property
+    def elsewhere(self) -> float:
+        return (self.ranks - 1) / self.ranks
+
+
+def _reads_rows(traffic: Traffic | None) -> bool:
+    return traffic is not None and not traffic.products
+
+
+def needed_of(degree: Tensor, ranks: int) -> float:
+    """Items that some interaction of one in ``ranks`` users names, expected of items of these degrees."""
+    return float((1 - (1 - 1 / ranks) ** degree.double()).sum())
+
+
+def distinct_of(degree: Tensor, steps: int) -> float:
+    """Distinct nodes of a step, expected of nodes of these degrees whose interactions lie in ``steps`` steps."""
+    return float((1 - (1 - 1 / steps) ** degree.double()).sum())
+
+
+def bytes_of_step(shape: Shape) -> dict[str, float]:
+    """Bytes that a rank sends in a step, on average over an epoch, by what they are for."""
+    ranks, number, elsewhere = shape.ranks, shape.number, shape.elsewhere
+    row = shape.dim * number
+    if shape.traffic is None:
+        return {"gradients": 2 * elsewhere * shape.networks * number}
+    traffic = shape.traffic
+    found = {"look-ups": traffic.item_rows * shape.batch_size / ranks * elsewhere * (8 + 2 * row)}
+    if traffic.products:
+        found["propagation"] = 4 * traffic.products * elsewhere * shape.needed * row
+    if traffic.views:
+        found["contrast"] = elsewhere * sum(shape.distinct) * (2 * row + 2 * number)
+        found["look-ups"] += 8 * elsewhere * shape.batch_size / ranks
+    if traffic.channels:
+        anchors = min(shape.steps, math.ceil(shape.items / shape.anchor_batch))
+        vectors = elsewhere * shape.items * traffic.channels * (2 * row + 2 * number)
+        found["contrast"] = vectors / shape.steps
+        found["gradients"] = 2 * elsewhere * shape.networks * number * anchors / shape.steps
+    return found
+
+
+def memory_of_rank(shape: Shape) -> dict[str, float]:
+    """Bytes that a rank holds at its peak beside the program itself, by what they are."""
+    ranks, number = (shape.ranks if shape.traffic is not None else 1), shape.number
+    table = (shape.users + shape.items) / ranks * shape.dim * number
+    pairs = shape.interactions / shape.ranks
+    copies = 3 if shape.lazy else 4  # weights and two moments; dense steps have a gradient beside them
+    found = {
+        "tables": copies * table + (shape.keeps_best * table),
+        # Pairs, keys of the negatives, and an epoch's order, users, items and negatives.
+        "interactions": pairs * 8 * 9,
+        "graph": pairs * 2 * (8 + 4),
+        "evaluation": (shape.items * shape.dim * number if shape.traffic is not None else 0) + table,
+    }
+    if shape.traffic is not None and shape.traffic.products:
+        found["propagation"] = (2 * shape.traffic.products + 1) * table + 2 * shape.needed * shape.dim * number
+    return found
+
+
+def expected(shape: Shape) -> list[str]:
+    """The plan in lines: memory of a rank, bytes of a step and of an epoch."""
+    step, memory = bytes_of_step(shape), memory_of_rank(shape)
+    total = sum(step.values())
+    parts = ", ".join(f"{name} {value / _MIB:.3g}" for name, value in step.items())
+    return [
+        f"expected: {sum(memory.values()) / _MIB:.4g} MiB a process beside the program",
+        f"expected: each process sends {total / _MIB:.3g} MiB a step ({parts}), "
+        f"{total * shape.steps / _MIB:.4g} MiB an epoch of {shape.steps} steps",
+    ]
+
+
+def seconds_of_epoch(shape: Shape, gigabits: float) -> float:
+    """Seconds that an epoch's bytes take on a link of so many gigabits a second to each rank."""
+    return sum(bytes_of_step(shape).values()) * shape.steps * 8 / (gigabits * 1e9)
+
+
