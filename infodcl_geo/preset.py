@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -43,15 +43,19 @@ def can_choose(recipe: Recipe) -> bool:
     return not recipe.closed_form and {"dim", "item_term"} <= set(recipe.option_names)
 
 
-def candidates_of(config: Config) -> list[dict[str, Any]]:
-    """Changes of ``config`` that are tried, every combination; none at all is the first.
+def sizes_of(config: Config) -> list[dict[str, Any]]:
+    """Sizes of the embeddings that are tried, as changes of ``config``; none at all is the first."""
+    dim = config.options.dim  # type: ignore[attr-defined]
+    return [{}, *({"dim": other} for other in DIMS if other != dim)]
 
-    Sizes (:data:`DIMS`), channels (:data:`CHANNELS`, unless ``config`` asks for channels from files) and the weights
-    of the objective, its own or heavier (:data:`HEAVIER`).
+
+def objectives_of(config: Config) -> list[dict[str, Any]]:
+    """What is tried beside the size, as changes of ``config``, every combination; none at all is the first.
+
+    Channels (:data:`CHANNELS`, unless ``config`` asks for channels from files) and the weights of the objective, its
+    own or heavier (:data:`HEAVIER`).
     """
     options, names = config.options, config.recipe.option_names
-    dim = options.dim  # type: ignore[attr-defined]
-    sizes: list[dict[str, Any]] = [{}, *({"dim": other} for other in DIMS if other != dim)]
     channels: list[dict[str, Any]] = [{}]
     own = getattr(options, "channel_names", None)
     if own is not None and set(own) <= set(FROM_INTERACTIONS):
@@ -62,7 +66,7 @@ def candidates_of(config: Config) -> list[dict[str, Any]]:
         heavier["reconstruction"] = min(heavier["reconstruction"], 0.9)
     if any(heavier.values()):
         weights.append({name: round(value, 6) for name, value in heavier.items()})
-    return [{**a, **b, **c} for c, b, a in itertools.product(weights, channels, sizes)]
+    return [{**a, **b} for b, a in itertools.product(weights, channels)]
 
 
 def rungs(count: int, epochs: int) -> list[tuple[int, int]]:
@@ -93,6 +97,24 @@ class _Known:
 
     changes: dict[str, Any]
     vectors: PretrainedVectors | None
+
+
+class _Tried(NamedTuple):
+    """What was tried, and the NDCG@20 by epochs."""
+
+    changes: dict[str, Any]
+    ndcg: dict[int, float]
+
+    def record(self) -> dict[str, Any]:
+        return {"changes": self.changes, "ndcg@20": {str(epochs): value for epochs, value in self.ndcg.items()}}
+
+
+class _Halved(NamedTuple):
+    """The best candidate, the epochs that this took, and what was tried."""
+
+    best: dict[str, Any]
+    epochs: int
+    tried: list[dict[str, Any]]
 
 
 class _Search:
@@ -131,6 +153,18 @@ class _Search:
             self.channels[options.dim, options.channels] = run.channels
         return self._with_term(run.scorer)
 
+    def halve(self, plan: Sequence[tuple[int, int]], candidates: Sequence[dict[str, Any]]) -> _Halved:
+        """The best of ``candidates`` by rungs of how many and how many epochs; the first, if there are no rungs."""
+        tried = [_Tried(changes, {}) for changes in candidates]
+        alive = list(tried)
+        for count, epochs in plan:
+            alive = alive[:count]
+            for one in alive:
+                one.ndcg[epochs] = self.ndcg(one.changes, epochs)
+            alive.sort(key=lambda one: -one.ndcg[epochs])  # of equal ones the first
+        spent = sum(min(count, len(tried)) * epochs for count, epochs in plan)
+        return _Halved(alive[0].changes, spent, [one.record() for one in tried if one.ndcg])
+
     def _with_term(self, scorer: Scorer) -> float:
         choice = choose_term(scorer, self.terms, self.data, weights=TERM_WEIGHTS)
         # The form that suits the first candidate judges the others; the trained model is asked for its own again.
@@ -152,8 +186,9 @@ def fit_preset(
 ) -> Run:
     r"""Choose the options that suit the data, then :func:`~infodcl_geo.experiment.fit` the model with them.
 
-    Successive halving: all of :func:`candidates_of` are trained for an epoch or a few, the best third for more, until
-    one is left; each is judged by NDCG@20 on validation with the item term that suits it. The search takes at most
+    The sizes of :func:`sizes_of` are trained for an epoch each. With the best one all of :func:`objectives_of` are
+    trained for a few, the best third of them for more, until one is left (successive halving). Each is judged by
+    NDCG@20 on validation with the item term that suits it. The search takes at most
     :math:`2 \min(\text{epochs}, \text{patience})` epochs, so that it and the training together have at most three times
     the epochs of the training alone. Epochs of larger embeddings or of more channels take longer. The item term, where
     the configuration has none, is 'auto'. The same configuration and data give the same choice.
@@ -182,20 +217,19 @@ def fit_preset(
     form = config.options.item_term  # type: ignore[attr-defined]
     terms = fit_terms(data, device=target) if form == "auto" else fit_terms(data, forms=(form,), device=target)
     search = _Search(data, config, terms, target)
-    tried = [{"changes": changes, "ndcg@20": {}} for changes in candidates_of(config)]
-    plan = rungs(len(tried), search_epochs(config.training))
-    alive: Sequence[dict[str, Any]] = tried
-    for count, epochs in plan:
-        alive = alive[:count]
-        for one in alive:
-            one["ndcg@20"][str(epochs)] = search.ndcg(one["changes"], epochs)
-        alive = sorted(alive, key=lambda one: -one["ndcg@20"][str(epochs)])  # of equal ones the first
-    chosen, ready = search.inputs(alive[0]["changes"])
+    budget = search_epochs(config.training)
+    # One epoch tells sizes apart and nothing else, so that the others are tried with the best size alone, for longer.
+    by_size = search.halve([(len(sizes_of(config)), 1)] if budget > 1 else [], sizes_of(config))
+    left = budget - by_size.epochs
+    found = search.halve(
+        rungs(len(objectives_of(config)), left), [{**by_size.best, **c} for c in objectives_of(config)]
+    )
+    chosen, ready = search.inputs(found.best)
     record = {
-        "chosen": alive[0]["changes"],
-        "search_epochs": sum(count * epochs for count, epochs in plan),
+        "chosen": found.best,
+        "search_epochs": by_size.epochs + found.epochs,
         "search_seconds": time.perf_counter() - begin,
-        "tried": [one for one in tried if one["ndcg@20"]],
+        "tried": by_size.tried + found.tried,
     }
     try:
         outcome = fit(data, chosen, device=target, **ready, **fitting)

@@ -20,7 +20,7 @@ from infodcl_geo.data.interactions import Interactions
 from infodcl_geo.data.options import DataOptions
 from infodcl_geo.errors import OptionError
 from infodcl_geo.experiment import fit
-from infodcl_geo.preset import candidates_of, fit_preset, rungs, search_epochs
+from infodcl_geo.preset import fit_preset, objectives_of, rungs, search_epochs, sizes_of
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +46,14 @@ def test_rungs_halve_within_the_budget(count: int, epochs: int) -> None:
 
 
 def test_candidates_by_hand() -> None:
-    assert candidates_of(configure("mf", dim=4)) == [{}, {"dim": 8}]
-    found = candidates_of(configure("infodcl", dim=4))
+    assert sizes_of(configure("mf", dim=4)) == [{}, {"dim": 8}]
+    assert objectives_of(configure("mf", dim=4)) == [{}]
+    found = objectives_of(configure("infodcl", dim=4))
     assert found[0] == {}
-    assert len(found) == 2 * 3 * 2
-    assert {"contrast": 0.3, "reconstruction": 0.05, "channels": "user,ease", "dim": 8} in found
+    assert len(found) == 2 * 3
+    assert {"contrast": 0.3, "reconstruction": 0.05, "channels": "user,ease"} in found
     # Channels that somebody made files for are not replaced.
-    own = candidates_of(configure("infodcl", dim=4, channels="social", social="friends.tsv"))
+    own = objectives_of(configure("infodcl", dim=4, channels="social", social="friends.tsv"))
     assert all("channels" not in changes for changes in own)
 
 
