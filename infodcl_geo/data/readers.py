@@ -95,7 +95,9 @@ def _table(
     source: str, found: Mapping[str, Any], names: Sequence[str], position: Mapping[str, int], columns: Columns
 ) -> Table:
     if found.get("part") is None and "part" in columns.given:
-        raise InteractionError(f"{source}: column {escape(columns.part)} does not say train, valid or test of every row")
+        raise InteractionError(
+            f"{source}: column {escape(columns.part)} does not say train, valid or test of every row"
+        )
     taken = {role: at for role, at in position.items() if found.get(role) is not None}
     ignored = tuple(escape(name) for at, name in enumerate(names) if at not in taken.values())
     named = tuple((role, escape(names[at])) for role, at in taken.items())

@@ -159,7 +159,7 @@ def evaluate(
         raise OptionError(f"cut-offs must be positive, not {tuple(ks)}")
     users = held_out[0].unique()
     train = seen[0] if train is None and len(seen) else train
-    if train is not None:
+    if train is not None and train.numel():
         degree, counts = (
             torch.bincount(part, minlength=n) for part, n in zip(train, (num_users, num_items), strict=True)
         )
