@@ -132,6 +132,8 @@ def load_interactions(
     """
     if format is not None and format not in get_args(Format):
         raise InteractionError(f"unknown format {format!r}: choose one of {', '.join(get_args(Format))}")
+    if k_core < 0:
+        raise InteractionError(f"k_core must be 0 or more, not {k_core}")
     columns = Columns(user_column, item_column, rating_column, time_column, split_column)
     how = Reading(format, columns, encoding, separator, time_format)
     tables: dict[str, Table] = {}
@@ -146,8 +148,7 @@ def load_interactions(
             for part, of_part in files.items():
                 portions = []
                 for file in of_part:
-                    same = read_as is not None and file.suffix == files["train"][0].suffix
-                    table, found = read(file, replace(how, format=read_as if same else format))
+                    table, found = _read_like(file, how, read_as, file.suffix == files["train"][0].suffix)
                     portions.append(table)
                     read_as = read_as or found
                 tables[part] = joined(portions)
@@ -164,3 +165,14 @@ def load_interactions(
         tables, name=name or "interactions", source=shown, format=read_as or shown, split=split, min_rating=min_rating,
         k_core=k_core, seed=seed,
     )  # fmt: skip
+
+
+def _read_like(file: Path, how: Reading, first: Format | None, same_ending: bool) -> tuple[Table, Format]:
+    """The table of a file beside one that was read as ``first``, which decides where both could be lists or pairs."""
+    if how.format is None and first is not None and (same_ending or first in ("pairs", "adjacency")):
+        try:
+            return read(file, replace(how, format=first))
+        except InteractionError:
+            if same_ending:
+                raise
+    return read(file, how)

@@ -22,7 +22,8 @@ NAMES: dict[str, str] = {
     "item": "item itemid iid i itemidx itemindex movieid movie parentasin asin productid product bookid book isbn "
     "artistid artist trackid track songid song gameid game businessid business venueid venue locationid poi poiid "
     "videoid video newsid articleid",
-    "rating": "rating ratings score stars overall bookrating weight value click label",
+    "rating": "rating ratings score stars overall bookrating weight value click label isclick clicked like liked "
+    "islike purchased ispurchase feedback",
     "time": "timestamp time ts date datetime unixreviewtime reviewtime createdat checkintime",
     "part": "split xlabel fold subset partition",
 }
@@ -244,11 +245,14 @@ def _has_header(rows: Sequence[Sequence[str]], columns: Columns) -> bool:
         return True
     # Positions were given, for a file without a header; but a header may be there all the same: names that such
     # columns usually have, or a word above nothing but numbers.
-    for key, at in columns.positions.items():
-        if at < len(first) and plain_name(first[at]) in NAMES[key].split():
-            return True
+    where = [at for at in columns.positions.values() if at < len(first)]
+    if any(plain_name(first[at]) in NAMES[key].split() for key, at in columns.positions.items() if at in where):
+        return True
+    if any(is_number(first[at]) for at in where):
+        return False
+    for at in where:
         below = [r[at] for r in rows[1:1000] if at < len(r)]
-        if at < len(first) and not is_number(first[at]) and below and all(is_number(f) for f in below):
+        if below and all(is_number(f) for f in below):
             return True
     return False
 

@@ -23,7 +23,7 @@ _BLOCK = 1 << 22
 RATIO, ALLOWANCE = 200, 64 << 20  # a compressed file may unpack to 200 times its size and 64 MiB
 
 _MAGIC: tuple[tuple[bytes, int, str], ...] = (
-    (b"PK\x03\x04", 0, "a zip archive; unpack it and give the file in it"),
+    (b"PK\x03\x04", 0, "a zip archive; unpack it and give the file in it (of a workbook, save the sheet as csv)"),
     (b"ustar", 257, "a tar archive; unpack it and give the file in it"),
     (b"7z\xbc\xaf'", 0, "a 7z archive; unpack it and give the file in it"),
     (b"Rar!", 0, "a rar archive; unpack it and give the file in it"),
@@ -34,6 +34,10 @@ _MAGIC: tuple[tuple[bytes, int, str], ...] = (
     (b"\x89HDF", 0, "an HDF5 file; export the table of interactions as csv or parquet"),
     (b"%PDF", 0, "a PDF document, no table"),
     (b"ARROW1", 0, "an Arrow IPC file; write it as parquet"),
+    (b"%%MatrixMarket", 0, "a Matrix Market file; write it with scipy.sparse.save_npz"),
+    (b"version https://git-lfs", 0, "a pointer of Git LFS; fetch the file itself with git lfs pull"),
+    (b"<", 0, "a page of HTML or XML, no table"),
+    (b"{'", 0, "dictionaries of Python, no JSON; write each with json.dumps(ast.literal_eval(line))"),
 )
 PICKLE = "a pickle, which can run code when it is loaded, and is refused; save the matrix with scipy.sparse.save_npz"
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
@@ -55,7 +59,7 @@ def _stream(file: Path, encoding: str | None) -> Iterator[bytes]:
     """The text of a file as UTF-8 without a byte order mark, in portions."""
     size = require_file(file)
     with open(file, "rb") as raw:
-        packed = file.suffix == ".gz" or raw.read(2) == b"\x1f\x8b"
+        packed = raw.read(2) == b"\x1f\x8b"
         if packed and size > 20:  # the last four bytes say the unpacked size, of honest files below 4 GiB
             raw.seek(-4, os.SEEK_END)
             _bound(file, size, int.from_bytes(raw.read(4), "little"))
@@ -72,7 +76,7 @@ def _stream(file: Path, encoding: str | None) -> Iterator[bytes]:
             if packed:
                 _bound(file, size, total)
             if first and not encoding:
-                _refuse(file, piece)
+                _refuse(file, piece.removeprefix(b"\xef\xbb\xbf"))
             if decoder is not None:
                 try:
                     piece = decoder.decode(piece).encode()
