@@ -132,7 +132,7 @@ def assemble(
 
 
 def _check_units(table: Table) -> None:
-    """Say where times are in seconds and in milliseconds: from 1973 on these are apart for longer than anybody lives."""
+    """Say where some times look like seconds since 1970 and others like milliseconds."""
     if table.time is not None and len(table.time) and table.time.max() >= 10**11:
         seconds = int(((table.time >= 10**8) & (table.time < 10**10)).sum())
         if seconds:

@@ -165,8 +165,8 @@ class Layout:
         return line.split() if self.separator in (None, ":") else [f.strip() for f in line.split(self.separator)]
 
 
-def lay_out(plain: Layout, text: str, columns: Columns, format: Format | None) -> Layout:
-    """The layout of a file whose data begin with ``text``: whole lines, the first of them not blank."""
+def lay_out(plain: Layout, text: str, columns: Columns, format: Format | None, whole: bool) -> Layout:
+    """The layout of a file whose data begin with ``text``, or are it: whole lines, the first of them not blank."""
     lines = [line for line in text.split("\n") if line.strip()]
     where = f"{plain.file}:{plain.first_line}"
     first = lines[0].rstrip("\r")
@@ -193,7 +193,7 @@ def lay_out(plain: Layout, text: str, columns: Columns, format: Format | None) -
     if format in ("recbole", "table") or (format is None and _has_header(rows, columns)):
         if format is None and not columns.given:
             _require_a_header(fields, where)
-        if len(lines) == 1:
+        if len(lines) == 1 and whole:
             raise InteractionError(f"{plain.file}: empty, a header and no interactions")
         start = plain.start + len(lines[0].encode()) + 1
         return replace(

@@ -60,6 +60,8 @@ def _stream(file: Path, encoding: str | None) -> Iterator[bytes]:
     size = require_file(file)
     with open(file, "rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
+        if file.suffix == ".gz" and not packed:
+            raise InteractionError(f"{file}: damaged compressed file, or none (not of gzip); if it is text, rename it")
         if packed and size > 20:  # the last four bytes say the unpacked size, of honest files below 4 GiB
             raw.seek(-4, os.SEEK_END)
             _bound(file, size, int.from_bytes(raw.read(4), "little"))
@@ -126,7 +128,7 @@ def open_text(
             number += text.count(b"\n", 0, done)
             skipped, text = skipped + done, text[done:]
             head = not text.strip() or (text.lstrip()[:1] in (b"#", b"%") and b"\n" not in text)
-        if len(text) > _SAMPLE:
+        if len(text) > _SAMPLE and b"\n" in text:
             whole = False
             break
     if head and (not text.strip() or text.lstrip()[:1] in (b"#", b"%")):
@@ -144,7 +146,7 @@ def open_text(
     plain = Layout(file, "json", separator, skipped, number, encoding)
     if format == "json" or (format is None and separator is None and re.match(r'\s*(?:\{\s*"|\[\s*[\[{])', sample)):
         return plain
-    return lay_out(plain, sample, columns, format)
+    return lay_out(plain, sample, columns, format, whole)
 
 
 def not_utf8(encoding: str | None) -> str:

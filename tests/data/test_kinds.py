@@ -182,11 +182,13 @@ def test_what_is_no_table_is_called_by_its_name(tmp_path: Path, text: str, messa
 
 
 def test_the_content_says_what_is_packed(tmp_path: Path) -> None:
-    (tmp_path / "plain.csv.gz").write_text(TABLE)
     (tmp_path / "packed.csv").write_bytes(gzip.compress(TABLE.encode()))
     (tmp_path / "two.csv.gz").write_bytes(gzip.compress(TABLE.encode()) + gzip.compress(b"9,9,1,1\n"))
-    counts = [load(tmp_path / name)[0].num_interactions for name in ("plain.csv.gz", "packed.csv", "two.csv.gz")]
-    assert counts == [20, 20, 21]
+    counts = [load(tmp_path / name)[0].num_interactions for name in ("packed.csv", "two.csv.gz")]
+    assert counts == [20, 21]
+    (tmp_path / "plain.csv.gz").write_text(TABLE)
+    with pytest.raises(InteractionError, match="not of gzip"):
+        load(tmp_path / "plain.csv.gz")
 
 
 @pytest.mark.parametrize("column", ["label", "is_click", "liked", "purchased", "rating"])
@@ -279,3 +281,12 @@ def test_a_negative_core_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(TABLE)
     with pytest.raises(InteractionError, match="k_core must be 0 or more"):
         load(tmp_path / "a.csv", k_core=-1)
+
+
+def test_lines_longer_than_what_is_looked_at_first(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"user,item,text\n1,2,{'w' * 3_000_000}\n3,4,x\n")
+    assert load(tmp_path / "a.csv")[0].num_interactions == 2
+    (tmp_path / "b.csv").write_text(f"user,item,{','.join(f'column{n}' for n in range(200_000))}\n1,2{',7' * 200_000}\n")
+    assert load(tmp_path / "b.csv")[0].num_interactions == 1
+    (tmp_path / "c.txt").write_text("".join(f"{u} {' '.join(map(str, range(u, 300_000)))}\n" for u in range(3)))
+    assert load(tmp_path / "c.txt")[0].num_interactions == 900_000 - 3
