@@ -26,7 +26,7 @@ _USUAL_NAMES = (
     "interactions", "interaction", "ratings", "rating", "inter", "u", "events", "reviews", "data", "user_artists",
     "bx-book-ratings", "book-ratings", "userbehavior", "yelp_academic_dataset_review", "review",
     "loc-gowalla_totalcheckins", "gowalla_totalcheckins", "loc-brightkite_totalcheckins", "checkins",
-    "usersha1-artmbid-artname-plays",
+    "usersha1-artmbid-artname-plays", "userid-timestamp-artid-artname-traid-traname",
 )  # fmt: skip
 
 

@@ -31,34 +31,54 @@ NAMES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Known:
-    """A public layout without a header: what each field looks like, and where user, item, rating and time stand."""
+    """A public layout without a header: name and look of each field, and where user, item, rating and time stand."""
 
     name: str
-    fields: tuple[str, ...]
+    fields: tuple[tuple[str, str], ...]
     roles: dict[str, int]
     quoted: bool = True
 
 
 _ID, _STAMP, _STARS = r"\S+", r"\d{9,13}", r"[0-5](?:\.\d+)?"
 _ASIN, _REVIEWER = r"B[0-9A-Z]{9}|\d{9}[\dX]", r"A[0-9A-Z]{9,20}"
+_MOMENT, _DEGREES, _MBID = r"\d{4}-\d\d-\d\dT[\d:]+Z?", r"-?\d+(?:\.\d+)?", r"[0-9a-f-]{36}|"
 KNOWN = (
     Known(
-        "Amazon ratings, item first", (_ASIN, _REVIEWER, _STARS, _STAMP), {"user": 1, "item": 0, "rating": 2, "time": 3}
+        "Amazon ratings, item first",
+        (("item", _ASIN), ("user", _REVIEWER), ("rating", _STARS), ("time", _STAMP)),
+        {"user": 1, "item": 0, "rating": 2, "time": 3},
     ),
-    Known("ratings with time", (_ID, _ID, _STARS, _STAMP), {"user": 0, "item": 1, "rating": 2, "time": 3}),
-    Known("Taobao UserBehavior", (_ID, _ID, _ID, "pv|buy|cart|fav", _STAMP), {"user": 0, "item": 1, "time": 4}),
+    Known(
+        "ratings with time",
+        (("user", _ID), ("item", _ID), ("rating", _STARS), ("time", _STAMP)),
+        {"user": 0, "item": 1, "rating": 2, "time": 3},
+    ),
+    Known(
+        "Taobao UserBehavior",
+        (("user", _ID), ("item", _ID), ("category", _ID), ("behaviour", "pv|buy|cart|fav"), ("time", _STAMP)),
+        {"user": 0, "item": 1, "time": 4},
+    ),
     Known(
         "Gowalla check-ins",
-        (_ID, r"\d{4}-\d\d-\d\dT[\d:]+Z?", r"-?\d+(?:\.\d+)?", r"-?\d+(?:\.\d+)?", _ID),
+        (("user", _ID), ("time", _MOMENT), ("latitude", _DEGREES), ("longitude", _DEGREES), ("location", _ID)),
         {"user": 0, "time": 1, "item": 4},
     ),
     Known(
         "LastFM 360k",
-        (r"[0-9a-f]{40}", r"[0-9a-f-]{36}|", r".+", r"\d+"),
+        (("user", r"[0-9a-f]{40}"), ("artist id", _MBID), ("artist name", r".+"), ("plays", r"\d+")),
         {"user": 0, "item": 2, "rating": 3},
         quoted=False,
     ),
-)
+    Known(
+        "LastFM 1k",
+        (
+            ("user", r"user_\d{6}"), ("time", _MOMENT), ("artist id", _MBID), ("artist name", r".+"),
+            ("track id", _MBID), ("track name", r".*"),
+        ),
+        {"user": 0, "time": 1, "item": 3},
+        quoted=False,
+    ),
+)  # fmt: skip
 
 # What the documentation shows: data set, files, what is needed beside --data.
 LAYOUTS: tuple[tuple[str, str, str], ...] = (
@@ -68,15 +88,26 @@ LAYOUTS: tuple[tuple[str, str, str], ...] = (
     ("Amazon ratings (2014)", "csv without header: user,item,rating,time", ""),
     ("Amazon ratings (2018)", "csv without header: item,user,rating,time", ""),
     ("Amazon reviews", "JSON lines, also .json.gz: reviewerID, asin, overall, unixReviewTime", ""),
+    ("Amazon 2023", "csv or JSON lines: user_id, parent_asin, rating, timestamp", ""),
     ("Book-Crossing", "BX-Book-Ratings.csv: semicolons, quotes, Latin-1", "--encoding latin-1"),
     ("LastFM hetrec", "user_artists.dat with header userID, artistID, weight (tabs)", ""),
-    ("LastFM 360k", "tsv without header: user hash, artist id, artist name, plays; items are names", ""),
+    (
+        "LastFM 360k",
+        "tsv without header: user, artist id, artist name, plays; items are names, as ids are missing",
+        "",
+    ),
+    (
+        "LastFM 1k",
+        "tsv without header: user, time, artist id and name, track id and name; items are artists by name",
+        "",
+    ),
     ("Gowalla, Brightkite", "check-ins without header: user, time, latitude, longitude, location", ""),
     ("Yelp", "review JSON lines: user_id, business_id, stars, date", ""),
     ("Taobao UserBehavior", "csv without header: user, item, category, behaviour, time", ""),
     ("RecBole", "folder with name.inter, or name.train.inter, name.valid.inter, name.test.inter", ""),
     ("MMRec", "name.inter with x_label: 0 train, 1 validation, 2 test", ""),
-    ("SELFRec", "train.txt, test.txt: user item rating, or user:item item", ""),
+    ("SELFRec", "train.txt, test.txt: user item weight, or user:item item", ""),
+    ("NCF", "name.train.rating, name.test.rating: user, item, rating, time (tabs)", ""),
     ("LightGCN", "train.txt, test.txt: user item item ...", ""),
     ("SSLRec", "trnMat.npz, valMat.npz, tstMat.npz; .pkl is refused: save it with scipy.sparse.save_npz", ""),
 )
@@ -223,7 +254,7 @@ def _several(width: int) -> str:
 
 def _fits(known: Known, rows: Sequence[Sequence[str]]) -> bool:
     return all(
-        len(row) == len(known.fields) and all(re.fullmatch(p, f) for p, f in zip(known.fields, row, strict=True))
+        len(row) == len(known.fields) and all(re.fullmatch(p, f) for (_, p), f in zip(known.fields, row, strict=True))
         for row in rows
     )
 

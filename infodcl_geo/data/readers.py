@@ -76,6 +76,8 @@ def _read_text(file: Path, how: Reading) -> tuple[Table, Format]:
         integers_only = False
     else:
         names = [str(at) for at in range(layout.width)]
+        if layout.known:
+            names = [f"{at} ({name})" for at, (name, _) in enumerate(layout.known.fields)]
         position = dict(layout.known.roles) if layout.known else positions_of(how.columns, layout.width, str(file))
         integers_only = layout.known is None and not how.columns.positions
         if "rating" in position and "rating" not in how.columns.given and not integers_only:

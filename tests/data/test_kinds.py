@@ -286,7 +286,9 @@ def test_a_negative_core_is_refused(tmp_path: Path) -> None:
 def test_lines_longer_than_what_is_looked_at_first(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(f"user,item,text\n1,2,{'w' * 3_000_000}\n3,4,x\n")
     assert load(tmp_path / "a.csv")[0].num_interactions == 2
-    (tmp_path / "b.csv").write_text(f"user,item,{','.join(f'column{n}' for n in range(200_000))}\n1,2{',7' * 200_000}\n")
+    (tmp_path / "b.csv").write_text(
+        f"user,item,{','.join(f'column{n}' for n in range(200_000))}\n1,2{',7' * 200_000}\n"
+    )
     assert load(tmp_path / "b.csv")[0].num_interactions == 1
     (tmp_path / "c.txt").write_text("".join(f"{u} {' '.join(map(str, range(u, 300_000)))}\n" for u in range(3)))
     assert load(tmp_path / "c.txt")[0].num_interactions == 900_000 - 3
