@@ -265,3 +265,33 @@ def test_the_commands_print_one_number(model: str, tmp_path: Path, capsys: pytes
         for place, metric in ((2, "recall"), (3, "ndcg")):
             row = next(line for line in lines if line.startswith(f"| {metric}"))
             assert row.split("|")[column].strip() == printed.split("|")[place].strip()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_users_without_a_training_interaction_get_one_list_everywhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(1)
+    rows = [(u, i) for u in range(20) for i in rng.choice(12, 5, replace=False).tolist()]
+    (tmp_path / "train.csv").write_text("user,item\n" + "".join(f"u{u},{i}\n" for u, i in rows))
+    cold = [(u, i) for u in range(20, 29) for i in rng.choice(16, 3, replace=False).tolist()]
+    (tmp_path / "test.csv").write_text("user,item\n" + "".join(f"u{u},{i}\n" for u, i in cold))
+    values = []
+    for model in ("ease", "popularity", "mf"):
+        out, epochs = str(tmp_path / model), ["--epochs", "1"] if model == "mf" else []
+        assert main(["train", "--data", str(tmp_path), "--model", model, "--out", out, *epochs]) == 0
+        printed = capsys.readouterr().out
+        assert "9 users, 9 of them without a training interaction (they get popular items)" in printed
+        values.append(next(line for line in printed.splitlines() if line.startswith("| test")))
+        assert main(["evaluate", "--checkpoint", out, "--ks", "4", "--groups", "true"]) == 0
+        printed = capsys.readouterr().out
+        assert "9 users evaluated, 9 of them without a training interaction (they get popular items)" in printed
+        group = next(line for line in printed.splitlines() if line.startswith("| 0 "))
+        recommender = Recommender.load(out)
+        data = DataOptions(**recommender.config["data"]).load()
+        listed = recommender.recommend([f"u{u}" for u in range(20, 29)], 4)
+        taken = {u: {i for v, i in cold if v == u} for u, _ in cold}
+        recall = np.mean([len(taken[20 + n] & set(found.items.tolist())) / 3 for n, found in enumerate(listed)])
+        assert group.split("|")[2:4] == [f" {9:<7} ", f" {recall:.4f}     "[: len(group.split("|")[3])]]
+        assert recommender.score(data, ks=(4,)).ranking.mean()["recall@4"] == pytest.approx(recall)
+    assert len(set(values)) == 1
