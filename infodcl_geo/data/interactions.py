@@ -85,7 +85,8 @@ def load_interactions(
     (training) file decide. It is ``pairs`` if no line has more than two fields, or if the first field repeats from line
     to line and most lines have the same two to four fields; if they have more, the columns must be given. Else it is
     ``adjacency``. Three or four fields on every line with no user repeated can be read both ways: a fourth column that
-    is a time, or a third that is no integer, makes it ``pairs``; else it is ``adjacency``, with a warning.
+    is a time, or a third that is no integer, makes it ``pairs``; so does a third with a value for every ten lines at
+    most, with a warning; else it is ``adjacency``, with a warning.
 
     Columns of a header are found by usual names (``user``, ``user_id``, ``item_id``, ``movieId``, ``asin``,
     ``rating``, ``timestamp``, ...). Without a rating threshold every row is an interaction, whatever its rating; where

@@ -215,12 +215,11 @@ def lay_out(plain: Layout, text: str, columns: Columns, format: Format | None, w
         raise InteractionError(f"{where}: not a RecBole header (name:type), but {shown(fields)}")
     if format is None and len(typed) == len(fields):
         format = "recbole"
-    rows = [plain.fields(line) for line in lines]
     if format is None and not columns.given:
-        bare = [[f.strip() for f in line.rstrip("\r").split(separator)] for line in lines[:1000]]
-        known = next((k for k in KNOWN if _fits(k, rows[:1000] if k.quoted else bare)), None)
-        if known is not None and not all(is_number(f) for row in bare for f in row):
+        known = _known(lines[:1000], plain)
+        if known is not None:
             return replace(plain, format="pairs", width=len(known.fields), known=known)
+    rows = [fields, *(plain.fields(line) for line in lines[1:])]
     if format in ("recbole", "table") or (format is None and _has_header(rows, columns)):
         if format is None and not columns.given:
             _require_a_header(fields, where)
@@ -250,6 +249,17 @@ def lay_out(plain: Layout, text: str, columns: Columns, format: Format | None, w
 
 def _several(width: int) -> str:
     return f"{width} fields a line and no header; give user_column= and item_column= as positions from 0"
+
+
+def _known(lines: Sequence[str], plain: Layout) -> Known | None:
+    """The public layout that the lines have, if they are not numbers alone."""
+    if lines[0].count(plain.separator or " ") > max(len(known.fields) for known in KNOWN):
+        return None
+    rows = [plain.fields(line) for line in lines]
+    bare = [[f.strip() for f in line.rstrip("\r").split(plain.separator)] for line in lines]
+    if all(is_number(f) for row in bare for f in row):
+        return None
+    return next((known for known in KNOWN if _fits(known, rows if known.quoted else bare)), None)
 
 
 def _fits(known: Known, rows: Sequence[Sequence[str]]) -> bool:
@@ -322,6 +332,13 @@ def _pairs_or_adjacency(layout: Layout, rows: list[list[str]]) -> Format:
         if any(not re.fullmatch(r"0|[1-9]\d*", r[2]) for r in rows):
             return "pairs"
         if widest == 4 and all(r[3].isdigit() and int(r[3]) >= 10**8 for r in rows):
+            return "pairs"
+        values = len({r[2] for r in rows})
+        if values * 10 <= len(rows):  # sorted by item, say
+            warn(
+                f"{layout.file}: every line has its own user, and the third column {values} values; read as user, item, "
+                "rating (format='adjacency' if these are lists of items)"
+            )
             return "pairs"
     if same and (widest <= 4 or len(rows) > 2):
         warn(

@@ -292,3 +292,12 @@ def test_lines_longer_than_what_is_looked_at_first(tmp_path: Path) -> None:
     assert load(tmp_path / "b.csv")[0].num_interactions == 1
     (tmp_path / "c.txt").write_text("".join(f"{u} {' '.join(map(str, range(u, 300_000)))}\n" for u in range(3)))
     assert load(tmp_path / "c.txt")[0].num_interactions == 900_000 - 3
+
+
+def test_ratings_sorted_by_item_are_no_lists(tmp_path: Path) -> None:
+    (tmp_path / "r.txt").write_text(
+        "".join(f"{u} {i} {(u * 7 + i) % 5 + 1}\n" for i in range(3) for u in range(90_000))
+    )
+    data, said = load(tmp_path / "r.txt")
+    assert (data.num_users, data.num_items, data.num_interactions) == (90_000, 3, 270_000)
+    assert any("read as user, item, rating" in message for message in said)
