@@ -379,7 +379,7 @@ def summary(
         for name in metrics:
             values = np.array([entry.row[f"test {name}"] for entry in group])
             spread = f" ± {values.std(ddof=1):.4f}" if len(group) > 1 else ""
-            cells.append(f"{values.mean():.4f}{spread}")
+            cells.append(f"{values.mean():.4f}{spread}" if np.isfinite(values).all() else "-")
         seconds = float(np.median([entry.row["seconds_per_epoch"] for entry in group]))
         rows.append([model, *cells, f"{seconds:.3f}" if seconds > 0 else "-"])
     baseline = None

@@ -20,7 +20,7 @@ from .data.columns import check_finite
 from .data.ids import IdMap, InteractionError
 from .data.interactions import Interactions, Split
 from .data.readers import from_edges
-from .data.tables import Table
+from .data.tables import Table, joined
 
 if TYPE_CHECKING:
     from torch_geometric.data import HeteroData
@@ -64,11 +64,16 @@ def from_hetero_data(
     Raises:
         InteractionError: if there are no such edges.
     """
+    divided = isinstance(data, (tuple, list))
     if isinstance(data, (tuple, list)):
         if len(data) != 3 or valid is not None or test is not None:
             raise InteractionError("HeteroData: give one graph, or the three of training, validation and test")
         data, valid, test = data
     assert not isinstance(data, Sequence)
+    if not hasattr(data, "edge_types"):
+        raise InteractionError(
+            f"a {type(data).__name__} does not say which nodes are users: give a HeteroData, or edges"
+        )
     edge_type = _interaction_type(data, edge_type)
     source = f"HeteroData {edge_type}"
     store = data[edge_type]
@@ -88,8 +93,11 @@ def from_hetero_data(
     if labelled is not None and labelled.numel():
         table = from_edges(f"{source} edge_label_index", labelled)
         new = ~np.isin(_keys(table), _keys(tables["train"]))
-        if new.any() and valid is None and test is None and "test" not in tables:
+        if new.any() and divided:  # message passing and supervision were kept apart: both are for training
+            tables["train"] = joined([replace(tables["train"], rating=None, time=None), table[new]])
+        elif new.any() and valid is None and test is None and "test" not in tables:
             tables["test"] = table[new]
+    _check_sizes(tables, data, edge_type)
     held_out = [_keys(tables[p]) for p in ("valid", "test") if p in tables]
     if held_out:
         kept = ~np.isin(_keys(tables["train"]), np.concatenate(held_out))
@@ -108,6 +116,19 @@ def from_hetero_data(
         k_core=k_core,
         seed=seed,
     )
+
+
+def _check_sizes(tables: dict[str, Table], data: HeteroData, edge_type: tuple[str, str, str]) -> None:
+    """Refuse edges of nodes that a graph which says its numbers of nodes does not have, such as edges the wrong way."""
+    for kind, ids in ((edge_type[0], "users"), (edge_type[2], "items")):
+        store = data[kind]
+        size = store.num_nodes if "num_nodes" in store or "x" in store else None
+        for table in tables.values():
+            largest = int(getattr(table, ids).codes.max(initial=-1))
+            if size is not None and largest >= size:
+                raise InteractionError(
+                    f"{table.source}: node {largest} of the {size} of type {kind!r}; edges run {edge_type}"
+                )
 
 
 def _interaction_type(data: HeteroData, edge_type: tuple[str, str, str] | None) -> tuple[str, str, str]:

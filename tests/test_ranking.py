@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_evaluation import by_rule, naive, table
+from test_evaluation import as_ranked, by_rule, naive, table
 from torch import Tensor
 
 from infodcl_geo.errors import ScoreError
@@ -61,7 +61,7 @@ def test_lists_and_metrics_equal_the_loop_whatever_the_chunks(
     assert torch.equal(shorter, items[:, : max(1, k - 2)])
     result = evaluate(table(scores), held_out, seen=[seen], ks=(k,), **sizes, **chunks)
     more = evaluate(table(scores), held_out, seen=[seen], ks=(k, k + 9, 1), **sizes)
-    for name, value in naive(scores, held_out, seen, k).items():
+    for name, value in naive(as_ranked(scores, seen), held_out, seen, k).items():
         assert result.mean()[f"{name}@{k}"] == pytest.approx(value), name
         assert torch.equal(result.per_user[f"{name}@{k}"], more.per_user[f"{name}@{k}"])
 
@@ -305,6 +305,10 @@ def test_cold_users_and_items_are_counted() -> None:
     assert math.isnan(ranking.mean_of(torch.zeros(3, dtype=torch.bool))["hit@1"])
     given_train = evaluate(table(scores), held_out, train=torch.tensor([[0, 1], [0, 3]]), **options)
     assert (given_train.cold_users, given_train.cold_items) == (1, 1)
+    # Item 3 is what everybody took, and no score says so.
+    popular = torch.tensor([[0, 1], [3, 3]])
+    by_popularity = evaluate(table(scores * torch.tensor([1.0, 1.0, 1.0, -9.0])), held_out, train=popular, **options)
+    assert by_popularity.per_user["hit@1"][2] == 1.0
     unknown = evaluate(table(scores), held_out, **options)
     assert (unknown.cold, unknown.cold_users, unknown.cold_items) == (None, 0, 0)
 
@@ -332,7 +336,7 @@ def test_beyond_accuracy_equals_the_loop(case: tuple[Tensor, Tensor, Tensor, int
     counts = torch.bincount(seen[1], minlength=num_items)
     sizes = {"num_users": num_users, "num_items": num_items}
     result = evaluate(table(scores), held_out, seen=[seen], ks=(k, 1), item_counts=counts, **sizes)
-    shown = []
+    shown, scores = [], as_ranked(scores, seen)
     for user in sorted(set(held_out[0].tolist())):
         hidden = {i for u, i in seen.T.tolist() if u == user}
         shown += by_rule(scores, user, hidden)[:k]

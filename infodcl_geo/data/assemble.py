@@ -45,6 +45,7 @@ def assemble(
     if split.kind == "temporal" and "valid" not in tables and tables["train"].time is None:
         raise InteractionError(f"{source}: a temporal split needs a time column, and there is none (time_column=)")
 
+    _check_units(of_training)
     user_raw = all_ids([t.users for t in tables.values()])
     item_raw = all_ids([t.items for t in tables.values()])
     num_items = len(item_raw)
@@ -128,6 +129,16 @@ def assemble(
         name=name,
         origin=origin,
     )
+
+
+def _check_units(table: Table) -> None:
+    """Say where some times look like seconds since 1970 and others like milliseconds."""
+    if table.time is not None and len(table.time) and table.time.max() >= 10**11:
+        seconds = int(((table.time >= 10**8) & (table.time < 10**10)).sum())
+        if seconds:
+            warn(
+                f"{table.source}: {seconds} of {len(table)} times look like seconds and the rest does not: mixed units?"
+            )
 
 
 def _filter(tables: dict[str, Table], min_rating: float | None) -> None:

@@ -30,7 +30,12 @@ def typed(series: pl.Series, role: str, source: str, time_format: str | None) ->
         words = pl.Series(["?"]) if kind.is_nested() else series.cast(pl.String, strict=False).fill_null("")
         part = portion(words)
         return declared_parts([part], series.name, source)
-    if kind.is_nested() or kind in (pl.Object, pl.Unknown) or (kind.is_temporal() and role != "time"):
+    if (
+        kind.is_nested()
+        or kind in (pl.Object, pl.Unknown)
+        or (kind.is_temporal() and role != "time")
+        or kind == pl.Time
+    ):
         raise InteractionError(f"{what} column of type {kind}; it must hold {_wanted(role)}, one a row")
     if kind.is_decimal():
         series = series.cast(pl.Float64) if role in NUMBERS or series.dtype.scale else _from_decimal(series)  # type: ignore[attr-defined]

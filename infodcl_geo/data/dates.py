@@ -115,8 +115,10 @@ def _numeric_dates(groups: pl.DataFrame, words: pl.Series, source: str) -> pl.Se
         hour.cast(pl.String).str.zfill(2),
         pl.lit(":"), pl.col("m").fill_null("00"), pl.lit(":"), pl.col("s").fill_null("00"),
     )  # fmt: skip
-    micro = pl.col("f").fill_null("0").str.pad_end(6, "0").str.head(6).cast(pl.Int64)
+    # Nanoseconds only where they are written: their years end at 2262.
+    digits = 9 if (groups["f"].str.len_chars() > 6).any() else 6
+    fraction = pl.col("f").fill_null("0").str.pad_end(digits, "0").cast(pl.Int64)
     sign = pl.when(pl.col("zh").str.starts_with("-")).then(-1).otherwise(1)
     minutes = pl.col("zh").cast(pl.Int64).abs().fill_null(0) * 60 + pl.col("zm").cast(pl.Int64).fill_null(0)
     moment = text.str.to_datetime("%Y-%m-%d %H:%M:%S", strict=False, time_unit="us").to_physical()
-    return frame.select(t=moment + micro - sign * minutes * 60_000_000)["t"]
+    return frame.select(t=(moment - sign * minutes * 60_000_000) * 10 ** (digits - 6) + fraction)["t"]

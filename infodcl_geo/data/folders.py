@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 
 from .ids import InteractionError
-from .layouts import Format
+from .layouts import NAMES, Format, plain_name
 from .streams import PICKLE, require_file
 
 _PARTS = {
@@ -20,12 +20,13 @@ _BINARY: dict[str, Format] = {".npy": "npy", ".npz": "npz", ".parquet": "parquet
 JSON = {".json", ".jsonl", ".ndjson"}
 _PICKLES = {".pkl", ".pickle", ".pt", ".pth", ".joblib"}
 _TEXT_ENDINGS = {"", ".txt", ".csv", ".tsv", ".dat", ".data", ".inter", ".edges", ".edgelist", ".list", ".tab"}
+_TEXT_ENDINGS |= {".rating", ".ratings"}
 _ENDINGS_OF = {"npy": {".npy"}, "npz": {".npz"}, "parquet": {".parquet", ".pq"}, "recbole": {".inter"}, "json": JSON}
 _USUAL_NAMES = (
     "interactions", "interaction", "ratings", "rating", "inter", "u", "events", "reviews", "data", "user_artists",
     "bx-book-ratings", "book-ratings", "userbehavior", "yelp_academic_dataset_review", "review",
     "loc-gowalla_totalcheckins", "gowalla_totalcheckins", "loc-brightkite_totalcheckins", "checkins",
-    "usersha1-artmbid-artname-plays",
+    "usersha1-artmbid-artname-plays", "userid-timestamp-artid-artname-traid-traname",
 )  # fmt: skip
 
 
@@ -62,11 +63,11 @@ def _files_of_folder(folder: Path, format: Format | None, known: set[str]) -> di
     readable = [f for f in inside if f.is_file() and ending(f) in endings and f.stem.lower() != "readme"]
     split = {p: d for d in inside if d.is_dir() for p in _PARTS if re.split("=", d.name.lower())[-1] in _PARTS[p]}
     if "train" in split:
-        found = {
-            p: [f for f in sorted(d.iterdir()) if ending(f) in endings and _is_portion(f)] for p, d in split.items()
-        }
+        found = {p: _table_in(d, endings) for p, d in split.items()}
         if all(found.values()):
             return found
+    if partitions := [d for d in inside if d.is_dir() and "=" in d.name]:
+        return {"train": _partitions(folder, partitions, endings)}
     portions = [f for f in readable if _is_portion(f)]
     if portions and len(portions) == len(readable):
         return {"train": portions}
@@ -75,7 +76,8 @@ def _files_of_folder(folder: Path, format: Format | None, known: set[str]) -> di
         if pickles:
             raise InteractionError(f"{pickles[0]}: {PICKLE}")
         archives = [f for f in inside if f.suffix.lower() in (".zip", ".tar", ".tgz", ".7z", ".rar")]
-        hint = f" (unpack {archives[0].name})" if archives else ""
+        folders = [f for f in inside if f.is_dir()]
+        hint = f" (unpack {archives[0].name})" if archives else f" (give {folders[0]}?)" if folders else ""
         raise InteractionError(f"{folder}: no file of interactions in this folder{hint}")
     files: dict[str, list[Path]] = {}
     for part, words in _PARTS.items():
@@ -92,6 +94,10 @@ def _files_of_folder(folder: Path, format: Format | None, known: set[str]) -> di
         if candidates:
             files[part] = candidates
     if "train" in files:
+        for part in (p for p, words in _PARTS.items() if p not in files and p not in known):
+            for file in inside:
+                if file.is_file() and _PARTS[part] & set(re.split(r"[._\-]+", file.name.lower())):
+                    raise InteractionError(f"{file}: its name says {part}, but not how it is read; give it ({part}=)")
         return files
     if files:
         raise InteractionError(
@@ -106,6 +112,29 @@ def _files_of_folder(folder: Path, format: Format | None, known: set[str]) -> di
             return {"train": choice}
     shown = ", ".join(f.name for f in readable[:5])
     raise InteractionError(f"{folder}: cannot tell which file holds the interactions ({shown}); give the file itself")
+
+
+def _table_in(folder: Path, endings: set[str]) -> list[Path]:
+    """The portions of a table in a folder, or the one file there."""
+    files = [f for f in sorted(folder.iterdir()) if f.is_file() and ending(f) in endings and f.name[0] not in "._"]
+    return [f for f in files if _is_portion(f)] or (files if len(files) == 1 else [])
+
+
+def _partitions(folder: Path, folders: Sequence[Path], endings: set[str]) -> list[Path]:
+    """The files of a table in folders ``column=value``, at any depth, whose column the files do not have."""
+    files: list[Path] = []
+    for part in folders:
+        column = plain_name(part.name.partition("=")[0])
+        if column in " ".join(NAMES.values()).split():
+            raise InteractionError(
+                f"{folder}: divided by {column}, whose values are in the names of folders only; write them as a column"
+            )
+        inner = [d for d in sorted(part.iterdir()) if d.is_dir() and "=" in d.name]
+        found = _partitions(folder, inner, endings) if inner else _table_in(part, endings)
+        if not found:
+            raise InteractionError(f"{part}: no file of interactions in this folder")
+        files += found
+    return files
 
 
 def _is_portion(file: Path) -> bool:

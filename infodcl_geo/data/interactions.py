@@ -85,7 +85,8 @@ def load_interactions(
     (training) file decide. It is ``pairs`` if no line has more than two fields, or if the first field repeats from line
     to line and most lines have the same two to four fields; if they have more, the columns must be given. Else it is
     ``adjacency``. Three or four fields on every line with no user repeated can be read both ways: a fourth column that
-    is a time, or a third that is no integer, makes it ``pairs``; else it is ``adjacency``, with a warning.
+    is a time, or a third that is no integer, makes it ``pairs``; so does a third with a value for every ten lines at
+    most, with a warning; else it is ``adjacency``, with a warning.
 
     Columns of a header are found by usual names (``user``, ``user_id``, ``item_id``, ``movieId``, ``asin``,
     ``rating``, ``timestamp``, ...). Without a rating threshold every row is an interaction, whatever its rating; where
@@ -132,6 +133,8 @@ def load_interactions(
     """
     if format is not None and format not in get_args(Format):
         raise InteractionError(f"unknown format {format!r}: choose one of {', '.join(get_args(Format))}")
+    if k_core < 0:
+        raise InteractionError(f"k_core must be 0 or more, not {k_core}")
     columns = Columns(user_column, item_column, rating_column, time_column, split_column)
     how = Reading(format, columns, encoding, separator, time_format)
     tables: dict[str, Table] = {}
@@ -146,8 +149,7 @@ def load_interactions(
             for part, of_part in files.items():
                 portions = []
                 for file in of_part:
-                    same = read_as is not None and file.suffix == files["train"][0].suffix
-                    table, found = read(file, replace(how, format=read_as if same else format))
+                    table, found = _read_like(file, how, read_as, file.suffix == files["train"][0].suffix)
                     portions.append(table)
                     read_as = read_as or found
                 tables[part] = joined(portions)
@@ -164,3 +166,14 @@ def load_interactions(
         tables, name=name or "interactions", source=shown, format=read_as or shown, split=split, min_rating=min_rating,
         k_core=k_core, seed=seed,
     )  # fmt: skip
+
+
+def _read_like(file: Path, how: Reading, first: Format | None, same_ending: bool) -> tuple[Table, Format]:
+    """The table of a file beside one that was read as ``first``, which decides where both could be lists or pairs."""
+    if how.format is None and first is not None and (same_ending or first in ("pairs", "adjacency")):
+        try:
+            return read(file, replace(how, format=first))
+        except InteractionError:
+            if same_ending:
+                raise
+    return read(file, how)

@@ -53,6 +53,8 @@ def _json_array(layout: Layout, decoder: json.JSONDecoder) -> Iterator[tuple[int
         while True:
             at = re.compile(r"[\s,]*").match(text, at).end()  # type: ignore[union-attr]
             if text[at : at + 1] == "]":
+                if text[at + 1 :].strip():
+                    raise ValueError("something follows the array")
                 return
             value, at = decoder.raw_decode(text, at)
             if not isinstance(value, dict):

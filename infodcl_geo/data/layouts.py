@@ -22,7 +22,8 @@ NAMES: dict[str, str] = {
     "item": "item itemid iid i itemidx itemindex movieid movie parentasin asin productid product bookid book isbn "
     "artistid artist trackid track songid song gameid game businessid business venueid venue locationid poi poiid "
     "videoid video newsid articleid",
-    "rating": "rating ratings score stars overall bookrating weight value click label",
+    "rating": "rating ratings score stars overall bookrating weight value click label isclick clicked like liked "
+    "islike purchased ispurchase feedback",
     "time": "timestamp time ts date datetime unixreviewtime reviewtime createdat checkintime",
     "part": "split xlabel fold subset partition",
 }
@@ -30,34 +31,54 @@ NAMES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Known:
-    """A public layout without a header: what each field looks like, and where user, item, rating and time stand."""
+    """A public layout without a header: name and look of each field, and where user, item, rating and time stand."""
 
     name: str
-    fields: tuple[str, ...]
+    fields: tuple[tuple[str, str], ...]
     roles: dict[str, int]
     quoted: bool = True
 
 
 _ID, _STAMP, _STARS = r"\S+", r"\d{9,13}", r"[0-5](?:\.\d+)?"
 _ASIN, _REVIEWER = r"B[0-9A-Z]{9}|\d{9}[\dX]", r"A[0-9A-Z]{9,20}"
+_MOMENT, _DEGREES, _MBID = r"\d{4}-\d\d-\d\dT[\d:]+Z?", r"-?\d+(?:\.\d+)?", r"[0-9a-f-]{36}|"
 KNOWN = (
     Known(
-        "Amazon ratings, item first", (_ASIN, _REVIEWER, _STARS, _STAMP), {"user": 1, "item": 0, "rating": 2, "time": 3}
+        "Amazon ratings, item first",
+        (("item", _ASIN), ("user", _REVIEWER), ("rating", _STARS), ("time", _STAMP)),
+        {"user": 1, "item": 0, "rating": 2, "time": 3},
     ),
-    Known("ratings with time", (_ID, _ID, _STARS, _STAMP), {"user": 0, "item": 1, "rating": 2, "time": 3}),
-    Known("Taobao UserBehavior", (_ID, _ID, _ID, "pv|buy|cart|fav", _STAMP), {"user": 0, "item": 1, "time": 4}),
+    Known(
+        "ratings with time",
+        (("user", _ID), ("item", _ID), ("rating", _STARS), ("time", _STAMP)),
+        {"user": 0, "item": 1, "rating": 2, "time": 3},
+    ),
+    Known(
+        "Taobao UserBehavior",
+        (("user", _ID), ("item", _ID), ("category", _ID), ("behaviour", "pv|buy|cart|fav"), ("time", _STAMP)),
+        {"user": 0, "item": 1, "time": 4},
+    ),
     Known(
         "Gowalla check-ins",
-        (_ID, r"\d{4}-\d\d-\d\dT[\d:]+Z?", r"-?\d+(?:\.\d+)?", r"-?\d+(?:\.\d+)?", _ID),
+        (("user", _ID), ("time", _MOMENT), ("latitude", _DEGREES), ("longitude", _DEGREES), ("location", _ID)),
         {"user": 0, "time": 1, "item": 4},
     ),
     Known(
         "LastFM 360k",
-        (r"[0-9a-f]{40}", r"[0-9a-f-]{36}|", r".+", r"\d+"),
+        (("user", r"[0-9a-f]{40}"), ("artist id", _MBID), ("artist name", r".+"), ("plays", r"\d+")),
         {"user": 0, "item": 2, "rating": 3},
         quoted=False,
     ),
-)
+    Known(
+        "LastFM 1k",
+        (
+            ("user", r"user_\d{6}"), ("time", _MOMENT), ("artist id", _MBID), ("artist name", r".+"),
+            ("track id", _MBID), ("track name", r".*"),
+        ),
+        {"user": 0, "time": 1, "item": 3},
+        quoted=False,
+    ),
+)  # fmt: skip
 
 # What the documentation shows: data set, files, what is needed beside --data.
 LAYOUTS: tuple[tuple[str, str, str], ...] = (
@@ -67,15 +88,26 @@ LAYOUTS: tuple[tuple[str, str, str], ...] = (
     ("Amazon ratings (2014)", "csv without header: user,item,rating,time", ""),
     ("Amazon ratings (2018)", "csv without header: item,user,rating,time", ""),
     ("Amazon reviews", "JSON lines, also .json.gz: reviewerID, asin, overall, unixReviewTime", ""),
+    ("Amazon 2023", "csv or JSON lines: user_id, parent_asin, rating, timestamp", ""),
     ("Book-Crossing", "BX-Book-Ratings.csv: semicolons, quotes, Latin-1", "--encoding latin-1"),
     ("LastFM hetrec", "user_artists.dat with header userID, artistID, weight (tabs)", ""),
-    ("LastFM 360k", "tsv without header: user hash, artist id, artist name, plays; items are names", ""),
+    (
+        "LastFM 360k",
+        "tsv without header: user, artist id, artist name, plays; items are names, as ids are missing",
+        "",
+    ),
+    (
+        "LastFM 1k",
+        "tsv without header: user, time, artist id and name, track id and name; items are artists by name",
+        "",
+    ),
     ("Gowalla, Brightkite", "check-ins without header: user, time, latitude, longitude, location", ""),
     ("Yelp", "review JSON lines: user_id, business_id, stars, date", ""),
     ("Taobao UserBehavior", "csv without header: user, item, category, behaviour, time", ""),
     ("RecBole", "folder with name.inter, or name.train.inter, name.valid.inter, name.test.inter", ""),
     ("MMRec", "name.inter with x_label: 0 train, 1 validation, 2 test", ""),
-    ("SELFRec", "train.txt, test.txt: user item rating, or user:item item", ""),
+    ("SELFRec", "train.txt, test.txt: user item weight, or user:item item", ""),
+    ("NCF", "name.train.rating, name.test.rating: user, item, rating, time (tabs)", ""),
     ("LightGCN", "train.txt, test.txt: user item item ...", ""),
     ("SSLRec", "trnMat.npz, valMat.npz, tstMat.npz; .pkl is refused: save it with scipy.sparse.save_npz", ""),
 )
@@ -164,8 +196,8 @@ class Layout:
         return line.split() if self.separator in (None, ":") else [f.strip() for f in line.split(self.separator)]
 
 
-def lay_out(plain: Layout, text: str, columns: Columns, format: Format | None) -> Layout:
-    """The layout of a file whose data begin with ``text``: whole lines, the first of them not blank."""
+def lay_out(plain: Layout, text: str, columns: Columns, format: Format | None, whole: bool) -> Layout:
+    """The layout of a file whose data begin with ``text``, or are it: whole lines, the first of them not blank."""
     lines = [line for line in text.split("\n") if line.strip()]
     where = f"{plain.file}:{plain.first_line}"
     first = lines[0].rstrip("\r")
@@ -183,16 +215,15 @@ def lay_out(plain: Layout, text: str, columns: Columns, format: Format | None) -
         raise InteractionError(f"{where}: not a RecBole header (name:type), but {shown(fields)}")
     if format is None and len(typed) == len(fields):
         format = "recbole"
-    rows = [plain.fields(line) for line in lines]
     if format is None and not columns.given:
-        bare = [[f.strip() for f in line.rstrip("\r").split(separator)] for line in lines[:1000]]
-        known = next((k for k in KNOWN if _fits(k, rows[:1000] if k.quoted else bare)), None)
-        if known is not None and not all(is_number(f) for row in bare for f in row):
+        known = _known(lines[:1000], plain)
+        if known is not None:
             return replace(plain, format="pairs", width=len(known.fields), known=known)
+    rows = [fields, *(plain.fields(line) for line in lines[1:])]
     if format in ("recbole", "table") or (format is None and _has_header(rows, columns)):
         if format is None and not columns.given:
             _require_a_header(fields, where)
-        if len(lines) == 1:
+        if len(lines) == 1 and whole:
             raise InteractionError(f"{plain.file}: empty, a header and no interactions")
         start = plain.start + len(lines[0].encode()) + 1
         return replace(
@@ -220,9 +251,20 @@ def _several(width: int) -> str:
     return f"{width} fields a line and no header; give user_column= and item_column= as positions from 0"
 
 
+def _known(lines: Sequence[str], plain: Layout) -> Known | None:
+    """The public layout that the lines have, if they are not numbers alone."""
+    if lines[0].count(plain.separator or " ") > max(len(known.fields) for known in KNOWN):
+        return None
+    rows = [plain.fields(line) for line in lines]
+    bare = [[f.strip() for f in line.rstrip("\r").split(plain.separator)] for line in lines]
+    if all(is_number(f) for row in bare for f in row):
+        return None
+    return next((known for known in KNOWN if _fits(known, rows if known.quoted else bare)), None)
+
+
 def _fits(known: Known, rows: Sequence[Sequence[str]]) -> bool:
     return all(
-        len(row) == len(known.fields) and all(re.fullmatch(p, f) for p, f in zip(known.fields, row, strict=True))
+        len(row) == len(known.fields) and all(re.fullmatch(p, f) for (_, p), f in zip(known.fields, row, strict=True))
         for row in rows
     )
 
@@ -244,11 +286,14 @@ def _has_header(rows: Sequence[Sequence[str]], columns: Columns) -> bool:
         return True
     # Positions were given, for a file without a header; but a header may be there all the same: names that such
     # columns usually have, or a word above nothing but numbers.
-    for key, at in columns.positions.items():
-        if at < len(first) and plain_name(first[at]) in NAMES[key].split():
-            return True
+    where = [at for at in columns.positions.values() if at < len(first)]
+    if any(plain_name(first[at]) in NAMES[key].split() for key, at in columns.positions.items() if at in where):
+        return True
+    if any(is_number(first[at]) for at in where):
+        return False
+    for at in where:
         below = [r[at] for r in rows[1:1000] if at < len(r)]
-        if at < len(first) and not is_number(first[at]) and below and all(is_number(f) for f in below):
+        if below and all(is_number(f) for f in below):
             return True
     return False
 
@@ -287,6 +332,13 @@ def _pairs_or_adjacency(layout: Layout, rows: list[list[str]]) -> Format:
         if any(not re.fullmatch(r"0|[1-9]\d*", r[2]) for r in rows):
             return "pairs"
         if widest == 4 and all(r[3].isdigit() and int(r[3]) >= 10**8 for r in rows):
+            return "pairs"
+        values = len({r[2] for r in rows})
+        if values * 10 <= len(rows):  # sorted by item, say
+            warn(
+                f"{layout.file}: every line has its own user, and the third column {values} values; read as user, item, "
+                "rating (format='adjacency' if these are lists of items)"
+            )
             return "pairs"
     if same and (widest <= 4 or len(rows) > 2):
         warn(

@@ -76,6 +76,8 @@ def _read_text(file: Path, how: Reading) -> tuple[Table, Format]:
         integers_only = False
     else:
         names = [str(at) for at in range(layout.width)]
+        if layout.known:
+            names = [f"{at} ({name})" for at, (name, _) in enumerate(layout.known.fields)]
         position = dict(layout.known.roles) if layout.known else positions_of(how.columns, layout.width, str(file))
         integers_only = layout.known is None and not how.columns.positions
         if "rating" in position and "rating" not in how.columns.given and not integers_only:
@@ -95,7 +97,9 @@ def _table(
     source: str, found: Mapping[str, Any], names: Sequence[str], position: Mapping[str, int], columns: Columns
 ) -> Table:
     if found.get("part") is None and "part" in columns.given:
-        raise InteractionError(f"{source}: column {escape(columns.part)} does not say train, valid or test of every row")
+        raise InteractionError(
+            f"{source}: column {escape(columns.part)} does not say train, valid or test of every row"
+        )
     taken = {role: at for role, at in position.items() if found.get(role) is not None}
     ignored = tuple(escape(name) for at, name in enumerate(names) if at not in taken.values())
     named = tuple((role, escape(names[at])) for role, at in taken.items())

@@ -25,7 +25,7 @@ _BLOCK = 1 << 22
 RATIO, ALLOWANCE = 200, 64 << 20  # a compressed file may unpack to 200 times its size and 64 MiB
 
 _MAGIC: tuple[tuple[bytes, int, str], ...] = (
-    (b"PK\x03\x04", 0, "a zip archive; unpack it and give the file in it"),
+    (b"PK\x03\x04", 0, "a zip archive; unpack it and give the file in it (of a workbook, save the sheet as csv)"),
     (b"ustar", 257, "a tar archive; unpack it and give the file in it"),
     (b"7z\xbc\xaf'", 0, "a 7z archive; unpack it and give the file in it"),
     (b"Rar!", 0, "a rar archive; unpack it and give the file in it"),
@@ -36,6 +36,10 @@ _MAGIC: tuple[tuple[bytes, int, str], ...] = (
     (b"\x89HDF", 0, "an HDF5 file; export the table of interactions as csv or parquet"),
     (b"%PDF", 0, "a PDF document, no table"),
     (b"ARROW1", 0, "an Arrow IPC file; write it as parquet"),
+    (b"%%MatrixMarket", 0, "a Matrix Market file; write it with scipy.sparse.save_npz"),
+    (b"version https://git-lfs", 0, "a pointer of Git LFS; fetch the file itself with git lfs pull"),
+    (b"<", 0, "a page of HTML or XML, no table"),
+    (b"{'", 0, "dictionaries of Python, no JSON; write each with json.dumps(ast.literal_eval(line))"),
 )
 PICKLE = "a pickle, which can run code when it is loaded, and is refused; save the matrix with scipy.sparse.save_npz"
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
@@ -65,7 +69,9 @@ def _stream(file: Path, encoding: str | None) -> Iterator[bytes]:
     """The text of a file as UTF-8 without a byte order mark, in portions."""
     size = require_file(file)
     with open(file, "rb") as raw:
-        packed = file.suffix == ".gz" or raw.read(2) == b"\x1f\x8b"
+        packed = raw.read(2) == b"\x1f\x8b"
+        if file.suffix == ".gz" and not packed:
+            raise InteractionError(f"{file}: damaged compressed file, or none (not of gzip); if it is text, rename it")
         if packed and size > 20:  # the last four bytes say the unpacked size, of honest files below 4 GiB
             raw.seek(-4, os.SEEK_END)
             _bound(file, size, int.from_bytes(raw.read(4), "little"))
@@ -82,7 +88,7 @@ def _stream(file: Path, encoding: str | None) -> Iterator[bytes]:
             if packed:
                 _bound(file, size, total)
             if first and not encoding:
-                _refuse(file, piece)
+                _refuse(file, piece.removeprefix(b"\xef\xbb\xbf"))
             if decoder is not None:
                 try:
                     piece = decoder.decode(piece).encode()
@@ -132,7 +138,7 @@ def open_text(
             number += text.count(b"\n", 0, done)
             skipped, text = skipped + done, text[done:]
             head = not text.strip() or (text.lstrip()[:1] in (b"#", b"%") and b"\n" not in text)
-        if len(text) > _SAMPLE:
+        if len(text) > _SAMPLE and b"\n" in text:
             whole = False
             break
     if head and (not text.strip() or text.lstrip()[:1] in (b"#", b"%")):
@@ -150,7 +156,7 @@ def open_text(
     plain = Layout(file, "json", separator, skipped, number, encoding)
     if format == "json" or (format is None and separator is None and re.match(r'\s*(?:\{\s*"|\[\s*[\[{])', sample)):
         return plain
-    return lay_out(plain, sample, columns, format)
+    return lay_out(plain, sample, columns, format, whole)
 
 
 def not_utf8(encoding: str | None) -> str:

@@ -98,7 +98,11 @@ def numbers_of(parts: Sequence[Words], fail: Fail) -> np.ndarray:
         if part.words is None:
             columns.append(part.codes)
             continue
-        values = part.words.str.strip_chars().cast(pl.Float64, strict=False)
+        words = part.words.str.strip_chars()
+        truths = words.str.to_lowercase().replace_strict(
+            {"true": 1.0, "false": 0.0}, default=None, return_dtype=pl.Float64
+        )
+        values = words.cast(pl.Float64, strict=False).fill_null(truths)
         wrong = ~values.is_finite().fill_null(False)
         if wrong.any():
             fail(set(part.words.filter(wrong)), "is not a number")

@@ -6,11 +6,11 @@ user. So a list depends on the scores alone, whatever the cut-off, the chunks, t
 three of a list of five are the list of three. The score of an
 :class:`~infodcl_geo.models.scoring.ExactScorer` is its exact one; that of any other scorer is what it returns.
 
-**Without a training interaction.** A model knows nothing of such a user: :func:`evaluate` ranks by the items' numbers of
-training interactions instead (:func:`~infodcl_geo.models.scoring.with_popular_fallback`), as the lists that are served
-do, and so do all numbers of training and validation. An item without one is ranked by the score that the model gives
-it, like all others: a model that reads features may know it, for others it is where it started. Both are counted beside
-the metrics, and are groups of their own (:mod:`~infodcl_geo.evaluation.groups`).
+**Without a training interaction.** A model knows nothing of such a user: :func:`evaluate` ranks by the items' numbers
+of training interactions instead (:func:`~infodcl_geo.models.scoring.with_popular_fallback`), as the lists that are
+served do, and so do all numbers of training and validation. An item without one is ranked by the score that the model
+gives it, like all others: a model that reads features may know it, for others it is where it started. Both are counted
+beside the metrics, and are groups of their own (:mod:`~infodcl_geo.evaluation.groups`).
 
 **What it costs.** Fast scores are taken a chunk at a time, and of them the k largest and a few more. With
 :math:`|\text{fast} - \text{exact}| \le e_u` the k best items are among those of fast scores
@@ -152,7 +152,7 @@ def evaluate(
         raise OptionError(f"cut-offs must be positive, not {tuple(ks)}")
     users = held_out[0].unique()
     train = seen[0] if train is None and len(seen) else train
-    if train is not None:
+    if train is not None and train.numel():
         degree, counts = (
             torch.bincount(part, minlength=n) for part, n in zip(train, (num_users, num_items), strict=True)
         )

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import OptionError
 from .graph import Graph, normalized_interactions, to_scipy
 
 DEFAULT_SMOOTHING = 0.75
@@ -34,7 +35,7 @@ class SVDOptions:
         for name in ("smoothing", "power"):
             value = getattr(self, name)
             if value is not None and value < 0:
-                raise ValueError(f"{name} cannot be negative: {value}")
+                raise OptionError(f"{name} cannot be negative: {value}")
 
 
 def spectral_embeddings(
@@ -70,13 +71,13 @@ def spectral_embeddings(
         User vectors ``[num_users, dim]`` and item vectors ``[num_items, dim]``, float32.
 
     Raises:
-        ValueError: if there are fewer than two users or items.
+        OptionError: if there are fewer than two users or items.
     """
     smoothing = DEFAULT_SMOOTHING if options.smoothing is None else options.smoothing
     graph = normalized_interactions(interactions, num_users, num_items, smoothing=smoothing)
     rank = min(dim, min(graph.shape) - 1)
     if rank < 1:
-        raise ValueError(f"a {num_users} x {num_items} interaction matrix has no truncated SVD")
+        raise OptionError(f"a {num_users} x {num_items} interaction matrix has no truncated SVD")
     users, values, items = truncated_svd(graph, rank, method=method, seed=seed)
     sign = torch.where(items.amax(0) >= -items.amin(0), 1.0, -1.0)
     users *= sign * values**options.power
@@ -130,13 +131,13 @@ def truncated_svd(
         components than asked for, the rest is zeros in the randomized method.
 
     Raises:
-        ValueError: if ``rank`` or ``method`` is out of its range.
+        OptionError: if ``rank`` or ``method`` is out of its range.
     """
     if method not in get_args(SVDMethod):
-        raise ValueError(f"method must be one of {', '.join(get_args(SVDMethod))}, not {method!r}")
+        raise OptionError(f"method must be one of {', '.join(get_args(SVDMethod))}, not {method!r}")
     smaller = min(graph.shape)
     if not 1 <= rank < smaller:
-        raise ValueError(f"a {graph.shape[0]} x {graph.shape[1]} matrix has no truncated SVD of rank {rank}")
+        raise OptionError(f"a {graph.shape[0]} x {graph.shape[1]} matrix has no truncated SVD of rank {rank}")
     if method == "exact" or (method == "auto" and sum(graph.shape) <= EXACT_NODES):
         left, values, right = _lanczos(to_scipy(graph.matrix).astype(np.float64), rank, seed)
         order = np.argsort(-values)

@@ -52,7 +52,7 @@ def gfcf_factors(
         Where the matrix has fewer than k singular values above rounding, the columns left over are zero.
 
     Raises:
-        ValueError: if there are fewer than two users or items.
+        OptionError: if there are fewer than two users or items.
     """
     pairs = interactions.cpu()
     graph = normalized_interactions(pairs, num_users, num_items)

@@ -89,7 +89,7 @@ class UserRows:
         return rows
 
     def product(self, users: Tensor, weights: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """Sums ``[B, n]`` of the rows of ``weights`` ``[N, n]`` over each user's items, in ``dtype`` or that of these."""
+        """Sums ``[B, n]`` of the rows of ``weights`` ``[N, n]`` over each user's items, in ``dtype`` or theirs."""
         if dtype not in (None, weights.dtype):
             step = max(1, _BLOCK // max(1, weights.size(0)))  # columns of which a copy of that type is held at a time
             return torch.cat([self.product(users, part.to(dtype)) for part in weights.split(step, dim=1)], dim=1)

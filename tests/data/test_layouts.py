@@ -121,6 +121,46 @@ def lastfm_360k(folder: Path) -> Path:
     return folder
 
 
+def lastfm_1k(folder: Path) -> Path:
+    lines = []
+    for u, i, t in zip(FRAME.u, FRAME.i, FRAME.t, strict=True):
+        mbid = "" if i % 3 == 0 else f"{i:08x}-0000-4000-8000-000000000000"
+        moment = pd.Timestamp(t, unit="s").isoformat()
+        lines.append(f'user_{u:06}\t{moment}Z\t{mbid}\t"artist" no. {i}\t\tA "track"\n')
+    (folder / "userid-timestamp-artid-artname-traid-traname.tsv").write_text("".join(lines))
+    (folder / "userid-profile.tsv").write_text("#id\tgender\tage\nuser_000001\tm\t\n")
+    return folder
+
+
+def movielens_10m(folder: Path) -> Path:
+    rows = FRAME.assign(r=FRAME.r - 0.5)
+    (folder / "ratings.dat").write_text(
+        "".join(f"{u:.0f}::{i:.0f}::{r:g}::{t:.0f}\n" for u, i, r, t in rows.to_numpy())
+    )
+    (folder / "tags.dat").write_text("1::2::excellent!::1215184630\n")
+    return folder
+
+
+def amazon_2023(folder: Path) -> Path:
+    names = ["user_id", "parent_asin", "rating", "timestamp"]
+    rows = pd.DataFrame({"u": REVIEWERS, "i": ASINS, "r": FRAME.r.astype(float), "t": FRAME.t * 1000})
+    return write(folder, "All_Beauty.csv", rows.set_axis(names, axis=1), header=True)
+
+
+def amazon_2023_reviews(folder: Path) -> Path:
+    lines = [
+        json.dumps(
+            {
+                "rating": float(r), "title": "x", "text": "a\nb", "images": [], "asin": f"B{n:09}", "parent_asin": i,
+                "user_id": u, "timestamp": int(t) * 1000, "helpful_vote": 0, "verified_purchase": True,
+            }
+        )
+        for n, (u, i, r, t) in enumerate(zip(REVIEWERS, ASINS, FRAME.r, FRAME.t, strict=True))
+    ]  # fmt: skip
+    (folder / "All_Beauty.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    return folder / "All_Beauty.jsonl.gz"
+
+
 def gowalla(folder: Path) -> Path:
     lines = [
         f"{u}\t{pd.Timestamp(t, unit='s').isoformat()}Z\t{30.2 + i / 100}\t-97.7{i}\t{i}\n"
@@ -176,6 +216,10 @@ SPLIT_BY_US: dict[str, tuple[Callable[[Path], Path], dict[str, Any], bool]] = {
     "Book-Crossing": (book_crossing, {"encoding": "latin-1"}, False),
     "LastFM hetrec": (lastfm_hetrec, {}, False),
     "LastFM 360k": (lastfm_360k, {}, False),
+    "LastFM 1k": (lastfm_1k, {}, True),
+    "MovieLens 10M": (movielens_10m, {}, True),
+    "Amazon 2023": (amazon_2023, {}, True),
+    "Amazon 2023 reviews": (amazon_2023_reviews, {}, True),
     "Gowalla": (gowalla, {}, True),
     "Yelp": (yelp, {}, True),
     "Taobao": (taobao, {}, True),
@@ -284,6 +328,38 @@ def test_parts_of_a_table_and_folders_of_parts(tmp_path: Path) -> None:
         warnings.simplefilter("ignore", InteractionWarning)
         data = load_interactions(split)
     assert [p.size(1) for p in (data.train, data.valid, data.test)] == [40, 10, 10]
+
+
+@pytest.mark.parametrize(
+    ("name", "separator", "header"),
+    [
+        ("{}.txt", " ", None),  # SELFRec, with weights
+        ("ml.{}.rating", "\t", None),  # NCF
+        ("mini.{}.inter", "\t", ["user_id:token", "item_id:token", "rating:float", "timestamp:float"]),  # RecBole
+        ("{}.csv", ",", ["userID", "itemID", "rating", "timestamp"]),
+    ],
+)
+def test_folders_that_are_divided_already(tmp_path: Path, name: str, separator: str, header: list[str] | None) -> None:
+    rows = FRAME[["u", "i", "r"]] if name == "{}.txt" else FRAME
+    for part, some in (("train", rows[:40]), ("valid", rows[40:48]), ("test", rows[48:])):
+        write(
+            tmp_path, name.format(part), some if header is None else some.set_axis(header, axis=1), separator,
+            header is not None,
+        )  # fmt: skip
+    (tmp_path / "ml.test.negative").write_text("(1,2)\t5\t6\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InteractionWarning)
+        data = load_interactions(tmp_path)
+    for part, some in ((data.train, rows[:40]), (data.valid, rows[40:48]), (data.test, rows[48:])):
+        users, items = data.user_ids.decode(part[0]), data.item_ids.decode(part[1])
+        expected = set(some[["u", "i"]].itertuples(index=False, name=None))
+        assert set(zip(users.tolist(), items.tolist(), strict=True)) == expected
+
+
+def test_the_columns_of_a_known_layout_are_named(tmp_path: Path) -> None:
+    shown = load_interactions(lastfm_360k(tmp_path), split=ALL).summary()
+    assert "item: 2 (artist name)" in shown
+    assert "1 (artist id)" in shown
 
 
 def test_the_table_of_layouts_is_for_people() -> None:
