@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from .errors import CheckpointError, FileError, InfodclGeoError
+from .errors import CheckpointError, FileError, is_own_fault
 from .files import locked, make_folder
 from .training.checkpoint import CheckpointWarning, checkpoints, remove_checkpoints
 from .training.options import CheckpointOptions
@@ -47,7 +47,7 @@ class Unfinished:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._held:
-            failed = isinstance(error, InfodclGeoError) and not isinstance(error, FileError)
+            failed = error is not None and is_own_fault(error) and not isinstance(error, FileError)
             if self._own and (error is None or failed):
                 forget(self.folder)
 

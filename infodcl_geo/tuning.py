@@ -295,7 +295,8 @@ class Search:
         config.recipe.search(space)
         trial.set_user_attr("options", space.options)
         config = make(space.options)
-        told = dict(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)  # of a trial that is gone on with
+        # What a trial that is gone on with has reported already.
+        told = dict(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
         best = 0.0
 
         def report(epoch: int, metrics: Mapping[str, float]) -> None:

@@ -27,7 +27,7 @@ DESCRIPTION = (
     "hold for all models that are trained, options of a model for those that have it. With --out each run is kept as "
     "soon as it is done, and not repeated as long as its data and its settings stay the same: a comparison that was "
     "stopped goes on where it was, in the midst of a training too, and one with more models or seeds only adds theirs. "
-    "A model that fails is named in the table, and the others go on. Closed forms run once. The columns of significance "
+    "A model that fails is named in the table, and the others go on. Closed forms run once. Columns of significance "
     "compare every model with the best baseline on validation (among variants of one model with the first): the mean "
     "over the users of the difference, and the p-value of the paired two-sided test over the users, adjusted by Holm's "
     "method."

@@ -109,8 +109,7 @@ def main(argv: Sequence[str]) -> int:
         found, minutes = best.user_attrs["validation"], (time.perf_counter() - start) / 60
         numbers = ", ".join(f"{name} {found[name]:.4f}" for name in ("recall@20", "ndcg@20"))
         print(
-            f"{recipe.name}: {numbers} on validation, trial {best.number} of {len(study.trials)}, "
-            f"{minutes:.1f} minutes"
+            f"{recipe.name}: {numbers} on validation, trial {best.number} of {len(study.trials)}, {minutes:.1f} minutes"
         )
         print(f"    {best.user_attrs['options']}", flush=True)
     print(f"saved in {out} and {out.with_suffix('.csv')}")
