@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_LONGEST = 4096
+"""Items that nearly every user is asked about; kept in order, where the table itself is not copied."""
+
 
 class ItemTable:
     """Items with what top-k wants of them, made once for any number of users.
@@ -20,6 +23,14 @@ class ItemTable:
         """items by falling length, int64 ``[N]``"""
         self.lengths = lengths[self.order]
         """Euclidean lengths in this order, float64 ``[N]``"""
+
+        self.longest = self.items[self.order[:_LONGEST]]
+
+    def packed(self, start: int, count: int, out: Tensor) -> Tensor:
+        """``count`` items from place ``start`` of the order on ``[count, d]``, in ``out`` or where they are."""
+        if start + count <= self.longest.size(0):
+            return self.longest[start : start + count]
+        return torch.index_select(self.items, 0, self.order[start : start + count], out=out[:count])
 
     def reach(self, users: Tensor) -> Tensor:
         r"""For users ``[B, d]``: r with :math:`|u^\top i| \le r |i|` for the computed product, float64 ``[B]``."""

@@ -20,6 +20,8 @@ _OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
 _STRIPE = 16  # scores of which the largest is compared first
 _USERS, _ITEMS = 256, 2048  # of a tile of scores, 2 MiB in float32
 _FEWEST_A_THREAD = 32
+_HALVINGS, _EXACT_HALVINGS = 10, 24
+_BY_COUNTING = 128  # up to so many are sorted by counting those before each
 _MARKS = 1024  # remainders of items by which most are known not to be seen
 
 
@@ -35,9 +37,9 @@ def top_k_numba(
     height = min(count, _USERS)
     # What may be among the best: the more fit, the less often all but the best are thrown out.
     held_values, held_items = (torch.empty(height, max(4 * k, 64), dtype=x.dtype).numpy() for x in (values, found))
-    counts, bounds = np.empty(height, np.int64), torch.empty(height, dtype=torch.float64)
-    starts, ends, hidden, numbers = (x.contiguous().numpy() for x in (*seen, rows))
-    order = table.order.numpy()
+    counts, bounds = np.empty(height, np.int64), np.empty(height)
+    starts, ends, hidden, numbers, own_reach = (x.contiguous().numpy() for x in (*seen, rows, reach))
+    order, lengths = table.order.numpy(), table.lengths.numpy()
     update, finish = _compiled(users.dtype)
     tile = users.new_empty(height * min(total, _ITEMS))
     packed, gathered = (users.new_empty(n, users.size(1)) for n in (min(total, _ITEMS), height))
@@ -46,27 +48,27 @@ def top_k_numba(
         for first in range(0, count, _USERS):
             own = slice(first, min(first + _USERS, count))
             size = own.stop - first
-            counts[:] = 0
-            bounds.fill_(-np.inf)
-            active = torch.arange(size)
+            counts[:], bounds[:] = 0, -np.inf
+            active = np.arange(size)
             for start in range(0, total, _ITEMS):
                 # Items come by falling length: from here on none reaches what such users have.
-                active = active[reach[own][active] * table.lengths[start] >= bounds[active]]
-                if not active.numel():
+                active = active[own_reach[own][active] * lengths[start] >= bounds[active]]
+                if not len(active):
                     break
                 width = min(_ITEMS, total - start)
-                scores = tile[: active.numel() * width].view(-1, width)
+                scores = tile[: len(active) * width].view(-1, width)
                 # Into memory that is there: asking for new pages each time costs more than the copy.
-                vectors, rows_of = packed[:width], gathered[: active.numel()]
-                torch.index_select(table.items, 0, table.order[start : start + width], out=vectors)
-                torch.index_select(users[own], 0, active, out=rows_of)
-                torch.mm(rows_of, vectors.T, out=scores)
+                vectors = table.packed(start, width, packed)
+                asked = users[own]
+                if len(active) < size:
+                    asked = torch.index_select(asked, 0, torch.from_numpy(active), out=gathered[: len(active)])
+                torch.mm(asked, vectors.T, out=scores)
                 parts = []
-                shares = [active.numel() * i // threads for i in range(threads + 1)]
+                shares = [len(active) * i // threads for i in range(threads + 1)]
                 for begin, end in itertools.pairwise(shares):
                     arguments = (
-                        scores.numpy()[begin:end], active.numpy()[begin:end], order[start : start + width], k,
-                        numbers[own], starts[own], ends[own], hidden, held_values, held_items, counts, bounds.numpy(),
+                        scores.numpy()[begin:end], active[begin:end], order[start : start + width], k, numbers[own],
+                        starts[own], ends[own], hidden, held_values, held_items, counts, bounds,
                     )  # fmt: skip
                     if threads == 1:
                         update(*arguments)
@@ -117,8 +119,8 @@ def _before(value, item, other_value, other_item, user):
 
 
 @numba.njit(**_OPTIONS)
-def _select(values, items, size, k, user):
-    """Of the first ``size`` entries bring the k best to the front, the worst of them to place k - 1 (Hoare's FIND)."""
+def _find(values, items, size, k, user):
+    """As :func:`_select`, for any values (Hoare's FIND)."""
     low, high = 0, size - 1
     while low < high:
         middle = (low + high) // 2
@@ -140,6 +142,27 @@ def _select(values, items, size, k, user):
             low = i
         else:
             return
+
+
+@numba.njit(**_OPTIONS)
+def _select(values, items, size, k, user):
+    """Of the first ``size`` entries bring the k best to the front, the worst of them to place k - 1."""
+    bound, exact = _reached_by(values, size, k, True)
+    if not exact:  # equal values on both sides, or values that halving does not tell apart
+        _find(values, items, size, k, user)
+        return
+    front, last = 0, 0
+    for i in range(size):
+        if values[i] >= bound:
+            values[front], values[i] = values[i], values[front]
+            items[front], items[i] = items[i], items[front]
+            if values[front] < values[last] or (
+                values[front] == values[last] and _before(values[last], items[last], values[front], items[front], user)
+            ):
+                last = front
+            front += 1
+    values[last], values[k - 1] = values[k - 1], values[last]
+    items[last], items[k - 1] = items[k - 1], items[last]
 
 
 @numba.njit(**_OPTIONS)
@@ -196,28 +219,28 @@ def _maxima(scores, maxima):
 
 
 @numba.njit(**_OPTIONS)
-def _largest_but(values, rank):
-    """The value with ``rank`` larger or equal ones before it; reorders them."""
-    low, high = 0, len(values) - 1
-    while low < high:
-        value = values[(low + high) // 2]
-        i, j = low, high
-        while i <= j:
-            while values[i] > value:
-                i += 1
-            while values[j] < value:
-                j -= 1
-            if i <= j:
-                values[i], values[j] = values[j], values[i]
-                i += 1
-                j -= 1
-        if rank <= j:
-            high = j
-        elif rank >= i:
-            low = i
+def _reached_by(values, size, least, exactly):
+    """A number which ``least`` of the first values reach, few more, by halving the range; whether just as many do.
+
+    Counting is what vectors do at once, so that a dozen counts take less than one pass of a selection by swaps.
+    """
+    low, high = values[0], values[0]
+    for i in range(1, size):
+        low = min(low, values[i])
+        high = max(high, values[i])
+    count = size
+    for _ in range(_EXACT_HALVINGS if exactly else _HALVINGS):
+        if count == least:
+            return low, True
+        middle = low + (high - low) * values.dtype.type(0.5)
+        reaching = 0
+        for i in range(size):
+            reaching += np.int32(values[i] >= middle)
+        if reaching >= least:
+            low, count = middle, reaching
         else:
-            break
-    return values[rank]
+            high = middle
+    return low, count == least
 
 
 @numba.njit(**_OPTIONS)
@@ -244,7 +267,7 @@ def _update(scores, active, order, k, users, starts, ends, hidden, values, items
     """
     width = scores.shape[1]
     stripes = width // _STRIPE
-    maxima, ordered = np.empty(stripes, scores.dtype), np.empty(stripes, scores.dtype)
+    maxima = np.empty(stripes, scores.dtype)
     columns, marks = np.empty(width + 1, np.int64), np.zeros(_MARKS, np.bool_)
     for a in range(len(scores)):
         b, row = active[a], scores[a]
@@ -256,8 +279,7 @@ def _update(scores, active, order, k, users, starts, ends, hidden, values, items
         # As many stripes as there may be seen items, and k more, have maxima of at least this: so have k items.
         enough = k + seen_to - seen_from
         if not full and enough <= stripes:
-            ordered[:] = maxima
-            bound = _largest_but(ordered, enough - 1)
+            bound, _ = _reached_by(maxima, stripes, enough, False)
         count = _reaching(row, maxima, bound, columns)
         if not count:
             continue
@@ -286,6 +308,20 @@ def _update(scores, active, order, k, users, starts, ends, hidden, values, items
         counts[b] = held
 
 
+@numba.njit(**_OPTIONS)
+def _ordered(values, items, size, best_values, best_items):
+    """Write the entries, best first, and say so, unless two values are equal."""
+    for i in range(size):
+        value, before, equal = values[i], 0, 0
+        for j in range(size):
+            before += np.int32(values[j] > value)
+            equal += np.int32(values[j] == value)
+        if equal > 1:
+            return False
+        best_values[before], best_items[before] = value, items[i]
+    return True
+
+
 def _finish(users, values, items, counts, best_values, best_items):
     """The lists ``[B, k]``, best first, from the buffers."""
     k = best_values.shape[1]
@@ -293,6 +329,7 @@ def _finish(users, values, items, counts, best_values, best_items):
         size = min(k, counts[b])
         if counts[b] > k:
             _select(values[b], items[b], counts[b], k, users[b])
-        _sort(values[b], items[b], size, users[b])
-        best_values[b, :size], best_items[b, :size] = values[b, :size], items[b, :size]
+        if size > _BY_COUNTING or not _ordered(values[b], items[b], size, best_values[b], best_items[b]):
+            _sort(values[b], items[b], size, users[b])
+            best_values[b, :size], best_items[b, :size] = values[b, :size], items[b, :size]
         best_values[b, size:], best_items[b, size:] = -np.inf, -1

@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from infodcl_geo.errors import InfodclGeoError, OptionError
+from infodcl_geo.errors import InfodclGeoError, OptionError, ScoreError
+from infodcl_geo.evaluation.ranking import rank_items
 from infodcl_geo.kernels.ties import tie_order
 from infodcl_geo.kernels.topk import top_k
+from infodcl_geo.models.scoring import ExactScorer, UserRows, dot_scorer, with_popular_fallback
 
 module = importlib.import_module("infodcl_geo.kernels.topk")
 PATHS = ["plain", pytest.param("numba", marks=pytest.mark.skipif(find_spec("numba") is None, reason="no Numba"))]
@@ -136,3 +138,62 @@ def test_refuses_what_cannot_be_ranked(path: str, wrong: float) -> None:
         top_k(torch.ones(2, 3), torch.ones(5, 4), 1)
     with pytest.raises(InfodclGeoError, match="start"):
         top_k(torch.ones(2, 3), torch.ones(5, 3), 1, seen=(torch.zeros(2), torch.zeros(2), torch.zeros(0)))
+
+
+def test_what_cannot_reach_a_list_is_left_out_of_no_list(path: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    users, items = (torch.randn(n, 8, generator=generator, dtype=torch.float64) for n in (700, 9001))
+    items *= torch.logspace(0, -4, 9001, dtype=torch.float64)[torch.randperm(9001, generator=generator), None]
+    found, _ = top_k(users, items, 20)
+    assert torch.equal(found, (users @ items.T).sort(dim=1, descending=True).indices[:, :20])
+    # Nor where all scores are negative, and the shortest are the best.
+    found, _ = top_k(-users[:, :1].abs(), items[:, :1].abs(), 20)
+    assert torch.equal(found, items[:, 0].abs().argsort()[:20].expand(700, -1))
+
+
+@given(d=st.integers(1, 6), k=st.integers(1, 40), cold=st.integers(0, 9), seed=st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+def test_lists_of_a_ranking_are_those_of_the_matrix_of_scores(d: int, k: int, cold: int, seed: int) -> None:
+    """Nearly equal and equal scores, users of whom nothing is known, and hidden items of two kinds."""
+    users = integers(30, d, seed, torch.float32) / 3
+    items = integers(200, d, seed + 1, torch.float32) * torch.tensor([1.0, 1 + 2**-23]).repeat(100)[:, None]
+    pairs = torch.stack([torch.arange(cold, 30).repeat(4), torch.arange(4 * (30 - cold)) * 7 % 200])
+    scorer = dot_scorer(users, items)
+    served = with_popular_fallback(
+        scorer, torch.bincount(pairs[0], minlength=30), torch.bincount(pairs[1], minlength=200)
+    )
+
+    class Plain:
+        """The same without factors, so that all is ranked from scores."""
+
+        def __init__(self, inner: ExactScorer) -> None:
+            self.inner = inner
+            self.rounding, self.exact = inner.rounding, inner.exact
+
+        def __call__(self, users: Tensor, window: slice) -> Tensor:
+            return self.inner(users, window)
+
+    sizes = {"num_users": 30, "num_items": 200}
+    for one in (scorer, served):
+        for seen in ((), (pairs,), _Reversed(UserRows(pairs, 30, 200))):
+            found, wanted = (rank_items(s, torch.arange(30), k, seen=seen, **sizes) for s in (one, Plain(one)))
+            assert torch.equal(found[0], wanted[0])
+            assert torch.equal(found[1], wanted[1])
+
+
+class _Reversed:
+    """Hidden items in another order than that of :class:`UserRows`."""
+
+    def __init__(self, rows: UserRows) -> None:
+        self.rows = rows
+
+    def pairs(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        position, item = self.rows.pairs(users)
+        return position.flip(0), item.flip(0)
+
+
+def test_ranking_says_which_score_is_no_number() -> None:
+    items = torch.ones(5, 2)
+    items[3] = math.nan
+    with pytest.raises(ScoreError, match="item row 3"):
+        rank_items(dot_scorer(torch.ones(2, 2), items), torch.arange(2), 2, num_users=2, num_items=5)

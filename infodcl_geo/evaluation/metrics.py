@@ -93,7 +93,7 @@ def beyond_accuracy(ranked: Tensor, item_counts: Tensor, num_users: int, ks: Seq
     result: dict[str, float] = {}
     for k in ks:
         top = ranked[:, :k]
-        shown = torch.bincount(top[top >= 0], minlength=num_items).to(torch.float64)
+        shown = torch.bincount(top.flatten() + 1, minlength=num_items + 1)[1:].to(torch.float64)  # without -1
         total = shown.sum()
         result[f"coverage@{k}"] = float((shown > 0).sum()) / num_items
         weights = 2 * rank - num_items - 1
