@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from papers_analyses import FIGURES, Trainings
 from papers_drawing import draw
-from papers_plan import SAMPLES, TABLES, Side
+from papers_plan import SAMPLES, TABLES, Side, with_studies
 from papers_runs import Budget, cold_rows, run_all, table_rows, write_rows
 
 from infodcl_geo import InfodclGeoError, __version__
@@ -59,7 +59,7 @@ def note(out: Path, name: str, data: str, command: str, options: argparse.Namesp
             rows = [row for row in csv.DictReader(file) if (row["name"], row["data"]) != (name, data)]
     rows.append({
         "name": name, "data": data, "command": command, "minutes": f"{options.minutes:g}",
-        "minutes a run": f"{options.run_minutes:g}", "epochs": options.epochs, "patience": options.patience,
+        "CPU minutes a run": f"{options.run_minutes:g}", "epochs": options.epochs, "patience": options.patience,
         "seeds": " ".join(map(str, options.seeds)), "threads": torch.get_num_threads(), "version": __version__,
         "date": datetime.now(UTC).date().isoformat(), "files": " ".join(str(path.relative_to(out)) for path in files),
     })  # fmt: skip
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None, say: Callable[[str], None] = print) 
     parser.add_argument("--out", default="docs/papers", help="folder of tables and pictures")
     parser.add_argument("--runs", default="papers_runs", help="folder that keeps finished runs")
     parser.add_argument("--minutes", type=float, default=30.0, help="budget of the command")
-    parser.add_argument("--run_minutes", type=float, default=2.0, help="budget of one training")
+    parser.add_argument("--run_minutes", type=float, default=1.0, help="budget of one training, in CPU time")
     parser.add_argument("--epochs", type=int, default=150)
     parser.add_argument("--patience", type=int, default=30)
     parser.add_argument("--eval_every", type=int, default=5)
@@ -111,6 +111,8 @@ def main(argv: Sequence[str] | None = None, say: Callable[[str], None] = print) 
             else:
                 artefact = TABLES[name]
                 variants = artefact.rows(side)
+                if artefact.kind in ("bars", "time") and artefact.table.startswith("table"):
+                    variants = with_studies(variants, options.data)
                 runs, why = run_all(data, variants, options.seeds, store, budget, changes, say)
                 kind, title = artefact.kind, artefact.title
                 if kind == "cold":

@@ -22,9 +22,10 @@ def _bars(axes: Any, rows: Rows) -> None:
         if row.get("published"):
             axes.plot(row["published"], number, "D", color=LIGHT[1], label="published", markersize=5)
         if row.get("measured"):
+            axes.plot(row["measured"], number, "o", color=LIGHT[0], label="measured", markersize=5)
+        if row.get("low"):
+            axes.plot([row["low"], row["high"]], [number] * 2, color=LIGHT[0], linewidth=2, label="95% over users")
             best = row["best on test (no fair estimate)"]
-            axes.plot([row["low"], row["high"]], [number] * 2, color=LIGHT[0], linewidth=2)
-            axes.plot(row["measured"], number, "o", color=LIGHT[0], label="measured, 95% over users", markersize=5)
             axes.plot(best, number, "|", color=LIGHT[6], label="best on test (no fair estimate)", markersize=9)
     axes.set_yticks(range(len(shown)), [row["row"] for row in shown])
     axes.invert_yaxis()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from infodcl_geo import Config, configure
@@ -65,12 +65,53 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Rows of a committed study: its CSV below ``benchmarks/results``, and the columns that name them."""
+
+    file: str
+    where: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Variant:
-    """A row: what it is called, what is run for it, and why it is not."""
+    """A row: what it is called, what is run for it, why it is not, and the study that has it already."""
 
     row: str
     config: Config | None
     absent: str = ""
+    kept: Kept | None = None
+
+
+def _model(file: str, model: str) -> Kept:
+    return Kept(file, {"model": model})
+
+
+STUDIES: dict[str, dict[str, Kept]] = {
+    "office": {
+        row: _model("compare_office/runs.csv", MODELS[row]) for row in ("MF", "LightGCN", "SGL", "SimGCL", "LightGCL")
+    } | {"DiffRec": _model("compare_office/runs.csv", "diffrec"), "EASE": _model("compare_office/runs.csv", "ease"),
+         "InfoDCL, defaults": _model("compare_office/runs.csv", "infodcl"),
+         "MF, same start": _model("compare_office/runs_from_vectors.csv", "mf")},
+    "taobao": {
+        row: _model("compare_taobao_random/runs.csv", MODELS[row]) for row in ("MF", "LightGCN")
+    } | {row: _model("compare_taobao/runs.csv", MODELS[row]) for row in ("SGL", "NCL", "SimGCL", "LightGCL", "DiffRec")}
+    | {"EASE": _model("compare_taobao/runs.csv", "ease"),
+       "InfoDCL, defaults": _model("compare_taobao/runs.csv", "infodcl"),
+       "MF, same start": _model("compare_taobao/runs.csv", "mf")},
+    "tiktok": {
+        row: _model("compare_tiktok/runs.csv", MODELS[row])
+        for row in ("MF", "SGL", "NCL", "SimGCL", "LightGCL", "DiffRec")
+    } | {"LightGCN": _model("compare_tiktok_random/runs.csv", "lightgcn"),
+         "EASE": _model("compare_tiktok/runs.csv", "ease"),
+         "InfoDCL, defaults": _model("compare_tiktok/runs.csv", "infodcl")},
+}  # fmt: skip
+"""Rows whose numbers are those of committed studies: tuned on validation for minutes, three seeds."""
+
+
+def with_studies(variants: Sequence[Variant], data: str) -> list[Variant]:
+    """The rows, those of a committed study marked as such."""
+    known = STUDIES.get(data, {})
+    return [replace(variant, kept=known.get(variant.row)) for variant in variants]
 
 
 def from_random(model: str, **changes: Any) -> Config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from papers_plan import Artefact, Variant
+from papers_plan import Artefact, Kept, Variant
 
 from infodcl_geo import Config, InfodclGeoError, Interactions
 from infodcl_geo.comparison import Entry, TableFile, describe, entry_of
 from infodcl_geo.experiment import fit, score
-from infodcl_geo.training.callbacks import Callback, TimeLimit
+from infodcl_geo.training.callbacks import Callback
 from infodcl_geo.training.loop import rank
 from infodcl_geo.training.state import TrainState
 
@@ -36,7 +37,7 @@ class Budget:
 
     Args:
         minutes: of all runs together.
-        run_minutes: of one training.
+        run_minutes: of one training, in CPU time, so that a busy machine trains no less.
     """
 
     minutes: float
@@ -61,6 +62,20 @@ class BestOnTest(Callback):
         self.best = {name: max(found[name], self.best.get(name, 0.0)) for name in METRICS}
 
 
+class CpuLimit(Callback):
+    """Ends training after so much CPU time of the process, its validations included."""
+
+    def __init__(self, minutes: float) -> None:
+        self.minutes, self.begin = minutes, time.process_time()
+
+    def on_start(self, state: TrainState) -> None:
+        self.begin = time.process_time()
+
+    def on_step(self, state: TrainState) -> None:
+        if time.process_time() - self.begin >= 60 * self.minutes:
+            state.stop(f"time: {self.minutes:g} CPU minutes are used up")
+
+
 def published(paper: str, table: str, data: str) -> dict[tuple[str, str], float]:
     """What a table says of a data set, by row and metric."""
     with Path(__file__).with_name("papers_published.csv").open(newline="", encoding="utf-8") as file:
@@ -71,12 +86,12 @@ def published(paper: str, table: str, data: str) -> dict[tuple[str, str], float]
 def train_one(data: Interactions, config: Config, run_minutes: float, settings: str, label: str) -> Entry:
     """One run by both protocols: the epoch chosen on validation, and the best epoch on test beside it."""
     watch = BestOnTest(data)
-    callbacks = [] if config.recipe.closed_form else [watch, TimeLimit(run_minutes)]
+    callbacks = [] if config.recipe.closed_form else [watch, CpuLimit(run_minutes)]
     found = fit(data, config, ks=KS, device="cpu", progress=False, callbacks=callbacks)
     if found.result.interrupted:
         raise KeyboardInterrupt
     if not config.recipe.closed_form and found.result.best_epoch == 0:
-        raise InfodclGeoError(f"no epoch was validated in {run_minutes:g} minutes")
+        raise InfodclGeoError(f"no epoch was validated in {run_minutes:g} CPU minutes")
     found = score(data, found, ks=KS, device="cpu")
     entry = entry_of(found, data, settings, PER_USER, label)
     last = {name: entry.row.pop(name) for name in ("key", "settings")}
@@ -94,10 +109,12 @@ def run_all(
     changes: Mapping[str, Any],
     say: Callable[[str], None] = print,
 ) -> tuple[dict[str, list[Entry]], dict[str, str]]:
-    """The entries of each row, and why a row has none; what is in the table is not run again."""
+    """The entries of each row, and why a row has none; what is in the table is not run again.
+
+    A row that a committed study stands for is not run."""
     found: dict[str, list[Entry]] = {}
     why: dict[str, str] = {}
-    plan = [(variant, seed) for seed in seeds for variant in variants]
+    plan = [(variant, seed) for seed in seeds for variant in variants if variant.kept is None]
     for number, (variant, seed) in enumerate(plan, 1):
         if variant.config is None:
             why[variant.row] = variant.absent
@@ -107,7 +124,7 @@ def run_all(
             config = config.changed(seed=seed, **changes)
         elif seed != seeds[0]:
             continue
-        settings = describe(data, config, KS, False, study="papers", run_minutes=budget.run_minutes)
+        settings = describe(data, config, KS, False, study="papers", cpu_minutes=budget.run_minutes)
         entry = table.find(settings, PER_USER, variant.row, studied=config.recipe.studied)
         if entry is None:
             if budget.left <= 0:
@@ -127,6 +144,30 @@ def run_all(
             )
         found.setdefault(variant.row, []).append(entry)
     return found, {row: text for row, text in why.items() if row not in found}
+
+
+def kept(study: Kept) -> list[dict[str, Any]]:
+    """The rows of a committed study that stand for a row of a table."""
+    path = Path(__file__).with_name("results") / study.file
+    with path.open(newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if all(row.get(n) == v for n, v in study.where.items())]
+
+
+def _of_study(study: Kept, metric: str, said: float | None) -> dict[str, Any]:
+    rows = kept(study)
+    values = [float(row[f"test {metric}"]) for row in rows if row.get(f"test {metric}")]
+    if not values:
+        return {"note": f"not in the study {study.file}"}
+    found: dict[str, Any] = {"measured": float(np.mean(values)), "seeds": len(values)}
+    if len(values) > 1:
+        found["sd"] = float(np.std(values, ddof=1))
+    if said:
+        found["ratio"] = found["measured"] / said
+    settings = json.loads(rows[0].get("settings") or "{}")
+    start = settings.get("options", {}).get("init") or settings.get("init") or ""
+    found["best epoch"] = "/".join(row.get("best_epoch", "") for row in rows)
+    found["note"] = f"study {study.file.partition('/')[0]}{f', start {start}' if start else ''}"
+    return found
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
@@ -155,6 +196,9 @@ def table_rows(
                 continue
             row: dict[str, Any] = {"row": variant.row, "metric": metric, "published": "" if said is None else said}
             rows.append(row)
+            if variant.kept is not None:
+                row |= _of_study(variant.kept, metric, said)
+                continue
             if not entries:
                 row["note"] = why.get(variant.row, "not run")
                 continue
