@@ -29,11 +29,11 @@ import torch
 from papers_analyses import FIGURES, Trainings
 from papers_drawing import draw
 from papers_plan import SAMPLES, TABLES, Side, with_studies
-from papers_runs import Budget, cold_rows, run_all, table_rows, write_rows
 
 from infodcl_geo import InfodclGeoError, __version__
 from infodcl_geo.comparison import TableFile
 from infodcl_geo.data.options import DataOptions
+from papers_runs import Budget, cold_rows, run_all, table_rows, write_rows
 
 NAMES = [*TABLES, *FIGURES]
 
@@ -100,7 +100,10 @@ def main(argv: Sequence[str] | None = None, say: Callable[[str], None] = print) 
         data = DataOptions(data=str(folder)).load()
         side = Side(",".join(str(folder / name) for name in options.features.split(",") if name))
         changes = {name: getattr(options, name) for name in ("epochs", "patience", "eval_every")}
-        budget, store = Budget(options.minutes, options.run_minutes), TableFile(Path(options.runs) / f"{options.data}.csv")
+        budget, store = (
+            Budget(options.minutes, options.run_minutes),
+            TableFile(Path(options.runs) / f"{options.data}.csv"),
+        )
         trainings = Trainings(data, side, {**changes, "seed": options.seeds[0]}, budget)
         shown = shlex.join(["python", "benchmarks/papers.py", *words])
         for name in names:
@@ -111,8 +114,8 @@ def main(argv: Sequence[str] | None = None, say: Callable[[str], None] = print) 
             else:
                 artefact = TABLES[name]
                 variants = artefact.rows(side)
-                if artefact.kind in ("bars", "time") and artefact.table.startswith("table"):
-                    variants = with_studies(variants, options.data)
+                if artefact.kind in ("bars", "time"):
+                    variants = with_studies(variants, name, options.data)
                 runs, why = run_all(data, variants, options.seeds, store, budget, changes, say)
                 kind, title = artefact.kind, artefact.title
                 if kind == "cold":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,7 +26,8 @@ METRICS = [f"{name}@{k}" for name in ("recall", "ndcg") for k in KS]
 PER_USER = ("recall@20", "ndcg@20")
 COLUMNS = (
     "row", "metric", "published", "measured", "ratio", "low", "high", "seeds", "sd", "best on test (no fair estimate)",
-    "its ratio", "minus reference", "difference low", "difference high", "best epoch", "epochs", "seconds an epoch", "note",
+    "its ratio", "minus reference", "difference low", "difference high", "best epoch", "epochs", "seconds an epoch",
+    "note",
 )  # fmt: skip
 
 
@@ -79,7 +79,9 @@ class CpuLimit(Callback):
 def published(paper: str, table: str, data: str) -> dict[tuple[str, str], float]:
     """What a table says of a data set, by row and metric."""
     with Path(__file__).with_name("papers_published.csv").open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if (row["paper"], row["table"], row["data"]) == (paper, table, data)]
+        rows = [
+            row for row in csv.DictReader(file) if (row["paper"], row["table"], row["data"]) == (paper, table, data)
+        ]
     return {(row["row"], row["metric"]): float(row["value"]) for row in rows}
 
 
@@ -146,32 +148,53 @@ def run_all(
     return found, {row: text for row, text in why.items() if row not in found}
 
 
-def kept(study: Kept) -> list[dict[str, Any]]:
-    """The rows of a committed study that stand for a row of a table."""
-    path = Path(__file__).with_name("results") / study.file
-    with path.open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if all(row.get(n) == v for n, v in study.where.items())]
+def kept(file: str, where: Mapping[str, str], metric: str) -> dict[str, float]:
+    """Test values of a committed study by seed.
+
+    Args:
+        file: its CSV below ``benchmarks``.
+        where: columns that name the rows.
+        metric: such as ``recall@20``.
+    """
+    with Path(__file__).with_name(file).open(newline="", encoding="utf-8") as stream:
+        rows = [row for row in csv.DictReader(stream) if all(row.get(name) == value for name, value in where.items())]
+    found = [(f"{row.get('seed', 0)}.{number}", row.get(f"test {metric}")) for number, row in enumerate(rows)]
+    several = len({key.partition(".")[0] for key, _ in found}) < len(found)
+    return {key if several else key.partition(".")[0]: float(value) for key, value in found if value}
+
+
+def seeds_interval(values: Sequence[float]) -> tuple[float, float]:
+    """95% interval of a mean over seeds, by Student's t; not a number for one seed."""
+    from scipy.stats import t
+
+    count = len(values)
+    half = float(t.ppf(0.975, count - 1)) * float(np.std(values, ddof=1)) / math.sqrt(count) if count > 1 else math.nan
+    return float(np.mean(values)) - half, float(np.mean(values)) + half
 
 
 def _of_study(study: Kept, metric: str, said: float | None) -> dict[str, Any]:
-    rows = kept(study)
-    values = [float(row[f"test {metric}"]) for row in rows if row.get(f"test {metric}")]
+    values = kept(study.file, study.where, metric)
+    name = study.file.removeprefix("results/").removeprefix("studies/").partition("/")[0]
     if not values:
-        return {"note": f"not in the study {study.file}"}
-    found: dict[str, Any] = {"measured": float(np.mean(values)), "seeds": len(values)}
+        return {"note": f"not in the study {name}"}
+    found: dict[str, Any] = {"measured": float(np.mean([*values.values()])), "seeds": len(values)}
     if len(values) > 1:
-        found["sd"] = float(np.std(values, ddof=1))
+        found["sd"] = float(np.std([*values.values()], ddof=1))
     if said:
         found["ratio"] = found["measured"] / said
-    settings = json.loads(rows[0].get("settings") or "{}")
-    start = settings.get("options", {}).get("init") or settings.get("init") or ""
-    found["best epoch"] = "/".join(row.get("best_epoch", "") for row in rows)
-    found["note"] = f"study {study.file.partition('/')[0]}{f', start {start}' if start else ''}"
+    before = kept(study.file, study.against, metric) if study.against else {}
+    gaps = [value - before[seed] for seed, value in values.items() if seed in before]
+    if gaps:
+        found["minus reference"] = float(np.mean(gaps))
+        if len(gaps) > 1:
+            found["difference low"], found["difference high"] = seeds_interval(gaps)
+    about = [f"study {name}", f"start: {study.start}" if study.start else "", "interval over seeds" if gaps else ""]
+    found["note"] = "; ".join(part for part in about if part)
     return found
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """95% interval of a mean over users, by the normal limit."""
+    """95% interval of a mean over users, by the normal limit; it says nothing of other seeds."""
     half = 1.96 * float(values.std(ddof=1)) / math.sqrt(values.size) if values.size > 1 else math.nan
     return float(values.mean()) - half, float(values.mean()) + half
 

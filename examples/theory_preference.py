@@ -20,6 +20,7 @@ from infodcl_geo.data.generated import demo
 from infodcl_geo.experiment import fit
 from infodcl_geo.nn.diffusion import reverse_process
 
+
 class Bound(NamedTuple):
     """What the theorem says of a user u and a gradient g: delta = <u, g> and cost = gamma |u| |g|."""
 
@@ -51,7 +52,6 @@ def curved(u: Tensor, g: Tensor, gamma: float) -> Callable[[Tensor], Tensor]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=10)
-    epochs = parser.parse_args().epochs
     torch.manual_seed(0)
     u, g, v = torch.randn(3, 500, 16, dtype=torch.float64)
     u, g = u[0], g[0] + u[0]
@@ -60,12 +60,14 @@ def main() -> None:
     for name, generate in (("curved", curved(u, g, 0.7)), ("linear, G(x) = 0.7 x", lambda x: 0.7 * x)):
         found = gains(generate, u, g, v, kappas)
         said = "fails" if (found < told.at(kappas) - 1e-9).any() else "holds"
-        print(f"{name}: gains most at kappa {kappas[found.argmax()]:.3f}, eq. 33 says {told.best():.3f}; the bound {said}")
+        print(
+            f"{name}: gains most at kappa {kappas[found.argmax()]:.3f}, eq. 33 says {told.best():.3f}; the bound {said}"
+        )
         plt.plot(kappas, found, label=name)
     plt.plot(kappas, told.at(kappas), "k--", label="bound (eq. 27)")
 
     data = demo(num_users=300, num_items=200).interactions
-    config = configure("simdiff", "normal", epochs=epochs, dim=32)
+    config = configure("simdiff", "normal", epochs=parser.parse_args().epochs, dim=32)
     model = fit(data, config, progress=False, device="cpu").model.double().requires_grad_(False)
     diffusion, denoiser, when = model.diffusion, model.denoiser, torch.full((50,), model.diffusion.steps)  # type: ignore
     level, rows = diffusion.alpha_bar[-1].double(), []  # type: ignore[union-attr, index]
@@ -73,7 +75,7 @@ def main() -> None:
         signal = model.signal(torch.tensor([item])).expand(50, -1)  # type: ignore[operator]
 
         def generate(z: Tensor, signal: Tensor = signal) -> Tensor:
-            predict = lambda x, t: denoiser.guided(x, t, signal[:1].expand(len(x), -1), 2.0)  # type: ignore # noqa: E731
+            predict = lambda z, t: denoiser.guided(z, t, signal[:1].expand(len(z), -1), 2.0)  # type: ignore # noqa: E731
             return reverse_process(predict, z, diffusion, count=10, sampler="ddim")  # type: ignore[arg-type]
 
         x, user = torch.randn(50, 32).double(), data.train[0][data.train[1] == item][0]
@@ -89,8 +91,7 @@ def main() -> None:
     print(f"trained SimDiff: gamma at least {gamma.median():.2f}, cos(J'u, u) {cosine.mean():.2f}")
     print(f"trained SimDiff: delta is above 0 for {int((delta > 0).sum())} of {len(delta)} users and items they took")
     print(f"trained SimDiff: the gain at kappa = 1 is {share.median():.2f} times delta, where the proof has 1")
-    plt.xlabel("kappa")
-    plt.legend(frameon=False)
+    plt.legend(title="gain over kappa")
     plt.savefig("preference.png", dpi=100)
 
 

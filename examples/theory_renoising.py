@@ -1,8 +1,8 @@
 """Theorem A.1 of InfoDCL, checked: ``python examples/theory_renoising.py``.
 
-One step of DDIM from T to T - k with guidance w_l and one back with guidance w_w leave v_T + kappa g_s, with an error
-that the theorem's expansion drops. Measures that error as k grows, for a noise predictor known in closed form (Gaussian
-items) and for a trained SimDiff, and draws ``renoising.png`` (needs the extra ``plot``).
+One step of DDIM from T to T - k with guidance w_l and one back with w_w leave v_T + kappa g_s, but for an error that
+the theorem's expansion drops. Measures it as k grows, for a noise predictor known in closed form (Gaussian items) and for
+a trained SimDiff, and draws ``renoising.png`` (needs the extra ``plot``).
 """
 
 from __future__ import annotations
@@ -85,13 +85,14 @@ def main() -> None:
         with torch.no_grad():
             rows = errors(predict, start, a, s, (2.0, 0.0))
         for k, moved, error, pace in rows:
-            print(f"{name}, k = {k:.0f}: |kappa g_s| {moved:.3g}, error {error / moved:.1%}, |v_T - v_T-k| {pace:.3g} k")
+            print(
+                f"{name}, k = {k:.0f}: |kappa g_s| {moved:.3g}, error {error / moved:.1%}, |v_T - v_T-k| {pace:.3g} k"
+            )
         plt.loglog(*zip(*[(row[0], row[2] / row[1]) for row in rows], strict=True), "o-", label=name)
     print(f"trained: Lipschitz constant at least {lipschitz(lambda x: trained(x[None], 1000)[0][0], v[:50]):.3f} at T")
-    for name in ("linear", "exp", "cosine", "sqrt"):
-        last = levels(name, 200)[0][-2:]
+    for name, last in ((name, levels(name, 200)[0][-2:]) for name in ("linear", "exp", "cosine", "sqrt")):
         print(f"{name}, T = 200: the first step back multiplies the signal by {float(last[0] / last[1]):.3g}")
-    plt.legend(title="error / |kappa g_s| over k", frameon=False)
+    plt.legend(title="error / |kappa g_s| over k")
     plt.savefig("renoising.png", dpi=100)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -58,9 +59,9 @@ def test_the_dropped_error_is_quadratic_in_k(example: Callable[[str], ModuleType
     a, s = a11.levels("exp", 1000)
     v = torch.randn(300, 16, dtype=torch.float64)
     rows = a11.errors(a11.gaussian(a, s), v, a, s, (2.0, 0.0))
-    doublings = [later[2] / before[2] for before, later in zip(rows[:4], rows[1:5], strict=True)]
+    doublings = [later[2] / before[2] for before, later in itertools.pairwise(rows)]
     assert all(abs(ratio - 4) < 0.2 for ratio in doublings)
-    moved = [later[1] / before[1] for before, later in zip(rows[:4], rows[1:5], strict=True)]
+    moved = [later[1] / before[1] for before, later in itertools.pairwise(rows)]
     assert all(abs(ratio - 2) < 0.1 for ratio in moved)
 
 
