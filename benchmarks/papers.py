@@ -38,6 +38,10 @@ from papers_runs import Budget, cold_rows, run_all, table_rows, write_rows
 NAMES = [*TABLES, *FIGURES]
 
 
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
 def full_name(name: str) -> str:
     """The whole name of a table or figure; those of InfoDCL may leave the paper out.
 
@@ -66,7 +70,7 @@ def note(out: Path, name: str, data: str, command: str, options: argparse.Namesp
     write_rows(path, sorted(rows, key=lambda row: (NAMES.index(row["name"]), row["data"])))
 
 
-def main(argv: Sequence[str] | None = None, say: Callable[[str], None] = print) -> int | str:
+def main(argv: Sequence[str] | None = None, say: Callable[[str], None] = _say) -> int | str:
     """0, or what went wrong."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False

@@ -1,8 +1,8 @@
 """Theorem A.1 of InfoDCL, checked: ``python examples/theory_renoising.py``.
 
 One step of DDIM from T to T - k with guidance w_l and one back with w_w leave v_T + kappa g_s, but for an error that
-the theorem's expansion drops. Measures it as k grows, for a noise predictor known in closed form (Gaussian items) and for
-a trained SimDiff, and draws ``renoising.png`` (needs the extra ``plot``).
+the theorem drops. Measures it as k grows, for a predictor known in closed form and for a trained SimDiff, and draws
+``renoising.png`` (needs the extra ``plot``).
 """
 
 from __future__ import annotations
@@ -69,8 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=10)
     torch.manual_seed(0)
-    a, s = levels("exp", 1000)
-    data = demo(num_users=300, num_items=200).interactions
+    (a, s), data = levels("exp", 1000), demo(num_users=300, num_items=200).interactions
     config = configure("simdiff", "normal", epochs=parser.parse_args().epochs, steps=1000, dim=32)
     model = fit(data, config, progress=False, device="cpu").model.double()
     signal = model.signal(torch.arange(data.num_items)).detach()  # type: ignore[operator]
