@@ -98,7 +98,8 @@ def _legend_once(axes: Any) -> None:
 
 def draw(kind: str, rows: Rows, title: str, path: Path) -> bool:
     """Draw rows of a kind; false where none of them has a number."""
-    if not any(row.get("measured") not in (None, "") or row.get("y") is not None for row in rows):
+    wanted = {"time": "seconds an epoch", "sweep": "minus reference", "lines": "y", "points": "y"}.get(kind, "measured")
+    if not any(row.get(wanted) not in (None, "") for row in rows):
         path.unlink(missing_ok=True)
         return False
     from matplotlib.figure import Figure

@@ -105,7 +105,7 @@ def with_studies(variants: Sequence[Variant], artefact: str, data: str) -> list[
 
 _TABLE = "results/compare_{}/runs.csv"
 _VECTORS = "results/compare_office/runs_from_vectors.csv"
-_RANDOM, _PRETRAINED = "random", "vectors"
+_RANDOM, _PRETRAINED, _PROPAGATED = "random", "vectors", "MF, propagated"
 
 
 def _models(file: str, rows: str, start: str, **named: str) -> dict[str, Kept]:
@@ -115,23 +115,24 @@ def _models(file: str, rows: str, start: str, **named: str) -> dict[str, Kept]:
 
 
 STUDIES: dict[str, dict[str, Kept]] = {
-    "office": _models(_TABLE.format("office"), "MF LightGCN SGL SimGCL LightGCL DiffRec", _RANDOM)
+    "office": _models(_TABLE.format("office"), "LightGCN SGL SimGCL LightGCL DiffRec", _RANDOM)
+    | _models(_TABLE.format("office"), "", _RANDOM, **{_PROPAGATED: "mf"})
     | _models(_TABLE.format("office"), "", "", EASE="ease")
     | {"InfoDCL, defaults": Kept(_TABLE.format("office"), {"model": "infodcl"}, start=_PRETRAINED)}
     | {"MF, same start": Kept(_VECTORS, {"model": "mf"}, start=_PRETRAINED)},
-    "taobao": _models(_TABLE.format("taobao_random"), "MF LightGCN", _RANDOM)
+    "taobao": _models(_TABLE.format("taobao_random"), "LightGCN", _RANDOM, **{_PROPAGATED: "mf"})
     | _models(_TABLE.format("taobao"), "DiffRec", "", EASE="ease")
     | _models(_TABLE.format("taobao"), "SGL NCL SimGCL LightGCL", _PRETRAINED)
     | {"InfoDCL, defaults": Kept(_TABLE.format("taobao"), {"model": "infodcl"}, start=_PRETRAINED)}
     | {"MF, same start": Kept(_TABLE.format("taobao"), {"model": "mf"}, start=_PRETRAINED)},
     "tiktok": _models(_TABLE.format("tiktok_random"), "LightGCN", _RANDOM)
     | _models(_TABLE.format("tiktok"), "DiffRec", "", EASE="ease")
-    | _models(_TABLE.format("tiktok"), "MF SGL NCL SimGCL LightGCL", "chosen on validation")
+    | _models(_TABLE.format("tiktok"), "SGL NCL SimGCL LightGCL", "chosen on validation", **{_PROPAGATED: "mf"})
     | {"InfoDCL, defaults": Kept(_TABLE.format("tiktok"), {"model": "infodcl"}, start=_PRETRAINED)},
     "electronics": {
         row: Kept("results/quality_electronics/summary.csv", {"model": model}, start=start)
         for row, model, start in (
-            ("MF", "mf", _RANDOM), ("LightGCN", "lightgcn", _RANDOM), ("SimGCL", "simgcl", _RANDOM),
+            (_PROPAGATED, "mf", _RANDOM), ("LightGCN", "lightgcn", _RANDOM), ("SimGCL", "simgcl", _RANDOM),
             ("InfoDCL, defaults", "infodcl", _PRETRAINED), ("MF, same start", "mf-pretrained", _PRETRAINED),
         )
     },
@@ -228,6 +229,8 @@ def _baseline(name: str, side: Side | None = None) -> Variant:
     if name in ABSENT:
         return Variant(name, None, ABSENT[name])
     config = from_random(MODELS[name])
+    if MODELS[name] == "mf":
+        config = config.changed(num_layers=0)  # the library's propagates at inference, the papers' does not
     if side is not None and config.recipe.reads_channels:
         config = config.changed(**side.channels())
     return Variant(name, config)
@@ -253,6 +256,7 @@ def infodcl_table2(side: Side) -> list[Variant]:
         Variant("InfoDCL-S", authors()),
         Variant("InfoDCL-D", authors(channels="both")),
         *map(_baseline, names),
+        Variant("MF, propagated", from_random("mf")),
         Variant("InfoDCL, defaults", configure("infodcl")),
         Variant("MF, same start", configure("mf", "pretrained")),
         Variant("EASE", configure("ease")),
@@ -306,7 +310,7 @@ def simdiff_table3(side: Side) -> list[Variant]:
         "CF-Diff",
         "GiffCF",
     ]
-    return [Variant("SimDiff", simdiff(side)), *map(_baseline, names)]
+    return [Variant("SimDiff", simdiff(side)), *map(_baseline, names), Variant("MF, propagated", from_random("mf"))]
 
 
 def simdiff_table4(side: Side) -> list[Variant]:

@@ -156,7 +156,7 @@ def kept(file: str, where: Mapping[str, str], metric: str) -> dict[str, float]:
         where: columns that name the rows.
         metric: such as ``recall@20``.
     """
-    with Path(__file__).with_name(file).open(newline="", encoding="utf-8") as stream:
+    with (Path(__file__).parent / file).open(newline="", encoding="utf-8") as stream:
         rows = [row for row in csv.DictReader(stream) if all(row.get(name) == value for name, value in where.items())]
     found = [(f"{row.get('seed', 0)}.{number}", row.get(f"test {metric}")) for number, row in enumerate(rows)]
     several = len({key.partition(".")[0] for key, _ in found}) < len(found)

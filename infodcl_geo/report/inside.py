@@ -104,7 +104,7 @@ def _knowledge(prefix: str, found: Mapping[str, ChannelReport]) -> Table:
         rows.append([*row, f"{report.signal_to_noise:.3g}", said if agreed is not None else "not measured"])
     caption = (
         f"By {_PAIRS} validation pairs at most. Times random: how much more often neighbours hold a held-out item than "
-        "one of the same popularity; z is against shuffled edges. Beyond the vectors: what the channel adds to what the "
+        "one of the same popularity; z is against shuffled edges. Beyond the vectors: what it adds to what the "
         "pretrained vectors know of held-out items. Channels made of the training interactions agree as a matter of "
         "course."
     )
