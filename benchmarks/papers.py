@@ -28,14 +28,18 @@ from typing import Any
 import torch
 from papers_analyses import FIGURES, Trainings
 from papers_drawing import draw
-from papers_plan import SAMPLES, TABLES, Side
-from papers_runs import Budget, cold_rows, run_all, table_rows, write_rows
+from papers_plan import SAMPLES, TABLES, Side, with_studies
 
 from infodcl_geo import InfodclGeoError, __version__
 from infodcl_geo.comparison import TableFile
 from infodcl_geo.data.options import DataOptions
+from papers_runs import Budget, cold_rows, run_all, table_rows, write_rows
 
 NAMES = [*TABLES, *FIGURES]
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def full_name(name: str) -> str:
@@ -59,14 +63,14 @@ def note(out: Path, name: str, data: str, command: str, options: argparse.Namesp
             rows = [row for row in csv.DictReader(file) if (row["name"], row["data"]) != (name, data)]
     rows.append({
         "name": name, "data": data, "command": command, "minutes": f"{options.minutes:g}",
-        "minutes a run": f"{options.run_minutes:g}", "epochs": options.epochs, "patience": options.patience,
+        "CPU minutes a run": f"{options.run_minutes:g}", "epochs": options.epochs, "patience": options.patience,
         "seeds": " ".join(map(str, options.seeds)), "threads": torch.get_num_threads(), "version": __version__,
         "date": datetime.now(UTC).date().isoformat(), "files": " ".join(str(path.relative_to(out)) for path in files),
     })  # fmt: skip
     write_rows(path, sorted(rows, key=lambda row: (NAMES.index(row["name"]), row["data"])))
 
 
-def main(argv: Sequence[str] | None = None, say: Callable[[str], None] = print) -> int | str:
+def main(argv: Sequence[str] | None = None, say: Callable[[str], None] = _say) -> int | str:
     """0, or what went wrong."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -79,7 +83,7 @@ def main(argv: Sequence[str] | None = None, say: Callable[[str], None] = print) 
     parser.add_argument("--out", default="docs/papers", help="folder of tables and pictures")
     parser.add_argument("--runs", default="papers_runs", help="folder that keeps finished runs")
     parser.add_argument("--minutes", type=float, default=30.0, help="budget of the command")
-    parser.add_argument("--run_minutes", type=float, default=2.0, help="budget of one training")
+    parser.add_argument("--run_minutes", type=float, default=1.0, help="budget of one training, in CPU time")
     parser.add_argument("--epochs", type=int, default=150)
     parser.add_argument("--patience", type=int, default=30)
     parser.add_argument("--eval_every", type=int, default=5)
@@ -100,7 +104,10 @@ def main(argv: Sequence[str] | None = None, say: Callable[[str], None] = print) 
         data = DataOptions(data=str(folder)).load()
         side = Side(",".join(str(folder / name) for name in options.features.split(",") if name))
         changes = {name: getattr(options, name) for name in ("epochs", "patience", "eval_every")}
-        budget, store = Budget(options.minutes, options.run_minutes), TableFile(Path(options.runs) / f"{options.data}.csv")
+        budget, store = (
+            Budget(options.minutes, options.run_minutes),
+            TableFile(Path(options.runs) / f"{options.data}.csv"),
+        )
         trainings = Trainings(data, side, {**changes, "seed": options.seeds[0]}, budget)
         shown = shlex.join(["python", "benchmarks/papers.py", *words])
         for name in names:
@@ -111,6 +118,8 @@ def main(argv: Sequence[str] | None = None, say: Callable[[str], None] = print) 
             else:
                 artefact = TABLES[name]
                 variants = artefact.rows(side)
+                if artefact.kind in ("bars", "time"):
+                    variants = with_studies(variants, name, options.data)
                 runs, why = run_all(data, variants, options.seeds, store, budget, changes, say)
                 kind, title = artefact.kind, artefact.title
                 if kind == "cold":

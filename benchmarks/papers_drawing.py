@@ -22,9 +22,10 @@ def _bars(axes: Any, rows: Rows) -> None:
         if row.get("published"):
             axes.plot(row["published"], number, "D", color=LIGHT[1], label="published", markersize=5)
         if row.get("measured"):
+            axes.plot(row["measured"], number, "o", color=LIGHT[0], label="measured", markersize=5)
+        if row.get("low"):
+            axes.plot([row["low"], row["high"]], [number] * 2, color=LIGHT[0], linewidth=2, label="95% over users")
             best = row["best on test (no fair estimate)"]
-            axes.plot([row["low"], row["high"]], [number] * 2, color=LIGHT[0], linewidth=2)
-            axes.plot(row["measured"], number, "o", color=LIGHT[0], label="measured, 95% over users", markersize=5)
             axes.plot(best, number, "|", color=LIGHT[6], label="best on test (no fair estimate)", markersize=9)
     axes.set_yticks(range(len(shown)), [row["row"] for row in shown])
     axes.invert_yaxis()
@@ -97,7 +98,8 @@ def _legend_once(axes: Any) -> None:
 
 def draw(kind: str, rows: Rows, title: str, path: Path) -> bool:
     """Draw rows of a kind; false where none of them has a number."""
-    if not any(row.get("measured") not in (None, "") or row.get("y") is not None for row in rows):
+    wanted = {"time": "seconds an epoch", "sweep": "minus reference", "lines": "y", "points": "y"}.get(kind, "measured")
+    if not any(row.get(wanted) not in (None, "") for row in rows):
         path.unlink(missing_ok=True)
         return False
     from matplotlib.figure import Figure

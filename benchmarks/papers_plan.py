@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from infodcl_geo import Config, configure
@@ -65,12 +65,145 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Rows of a committed study that stand for a row of a table.
+
+    Args:
+        file: its CSV below ``benchmarks``.
+        where: columns that name the rows.
+        against: the same for the rows that they are compared with, seed by seed; none where it is empty.
+        start: what the embeddings started from.
+    """
+
+    file: str
+    where: Mapping[str, str]
+    against: Mapping[str, str] = field(default_factory=dict)
+    start: str = ""
+
+
+@dataclass(frozen=True)
 class Variant:
-    """A row: what it is called, what is run for it, and why it is not."""
+    """A row: what it is called, what is run for it, why it is not, and the study that has it already."""
 
     row: str
     config: Config | None
     absent: str = ""
+    kept: Kept | None = None
+
+
+def with_studies(variants: Sequence[Variant], artefact: str, data: str) -> list[Variant]:
+    """The rows, those of committed studies marked as such, and the rows that only studies have.
+
+    Args:
+        artefact: name of the table.
+        data: name of the data set.
+    """
+    known, more = STUDIES.get(data, {}), MORE.get((artefact, data), {})
+    found = [replace(variant, kept=known.get(variant.row)) for variant in variants]
+    return [*found, *(Variant(row, None, kept=kept) for row, kept in more.items())]
+
+
+_TABLE = "results/compare_{}/runs.csv"
+_VECTORS = "results/compare_office/runs_from_vectors.csv"
+_RANDOM, _PRETRAINED, _PROPAGATED = "random", "vectors", "MF, propagated"
+
+
+def _models(file: str, rows: str, start: str, **named: str) -> dict[str, Kept]:
+    """Rows by their names in :data:`MODELS`, and ``named`` ones by the library's."""
+    models = {**{row: MODELS[row] for row in rows.split()}, **named}
+    return {row: Kept(file, {"model": model}, start=start) for row, model in models.items()}
+
+
+STUDIES: dict[str, dict[str, Kept]] = {
+    "office": _models(_TABLE.format("office"), "LightGCN SGL SimGCL LightGCL DiffRec", _RANDOM)
+    | _models(_TABLE.format("office"), "", _RANDOM, **{_PROPAGATED: "mf"})
+    | _models(_TABLE.format("office"), "", "", EASE="ease")
+    | {"InfoDCL, defaults": Kept(_TABLE.format("office"), {"model": "infodcl"}, start=_PRETRAINED)}
+    | {"MF, same start": Kept(_VECTORS, {"model": "mf"}, start=_PRETRAINED)},
+    "taobao": _models(_TABLE.format("taobao_random"), "LightGCN", _RANDOM, **{_PROPAGATED: "mf"})
+    | _models(_TABLE.format("taobao"), "DiffRec", "", EASE="ease")
+    | _models(_TABLE.format("taobao"), "SGL NCL SimGCL LightGCL", _PRETRAINED)
+    | {"InfoDCL, defaults": Kept(_TABLE.format("taobao"), {"model": "infodcl"}, start=_PRETRAINED)}
+    | {"MF, same start": Kept(_TABLE.format("taobao"), {"model": "mf"}, start=_PRETRAINED)},
+    "tiktok": _models(_TABLE.format("tiktok_random"), "LightGCN", _RANDOM)
+    | _models(_TABLE.format("tiktok"), "DiffRec", "", EASE="ease")
+    | _models(_TABLE.format("tiktok"), "SGL NCL SimGCL LightGCL", "chosen on validation", **{_PROPAGATED: "mf"})
+    | {"InfoDCL, defaults": Kept(_TABLE.format("tiktok"), {"model": "infodcl"}, start=_PRETRAINED)},
+    "electronics": {
+        row: Kept("results/quality_electronics/summary.csv", {"model": model}, start=start)
+        for row, model, start in (
+            (_PROPAGATED, "mf", _RANDOM), ("LightGCN", "lightgcn", _RANDOM), ("SimGCL", "simgcl", _RANDOM),
+            ("InfoDCL, defaults", "infodcl", _PRETRAINED), ("MF, same start", "mf-pretrained", _PRETRAINED),
+        )
+    },
+    "lastfm": {
+        row: Kept("studies/item_term/results/table-lastfm.csv", {"label": label}, start=_PRETRAINED)
+        for row, label in (
+            ("LightGCN", "LightGCN"), ("InfoDCL, defaults", "InfoDCL"), ("MF, same start", "MF"), ("EASE", "EASE"),
+        )
+    },
+}  # fmt: skip
+"""Rows whose numbers are those of committed studies, tuned on validation; most have three seeds."""
+
+
+def _choices(file: str, column: str, whole: str, start: str, **rows: str) -> dict[str, Kept]:
+    against = {column: whole}
+    return {
+        f"{start}: {row.replace('_', ' ')}": Kept(file, {column: value}, against if value != whole else {}, start)
+        for row, value in rows.items()
+    }
+
+
+_CHOICES = {
+    "InfoDCL": "default", "w/o_SR": "without spectral rectification", "w/o_CR": "without contextual re-encoding",
+    "w/o_PSNet": "without PSNet", "w/o_CBL": "without balance loss", "norm_of_eq._13": "balance as a norm (eq. 13)",
+    "random_start": "start: random", "two_channels": "channels: both", "batch_basis": "basis: batch",
+}  # fmt: skip
+_EASE_CHANNEL = {
+    "InfoDCL": "EASE channel", "w/o_SR": "w/o spectral rectification", "w/o_CR": "w/o contextual re-encoding",
+    "w/o_PSNet": "w/o PSNet (Gaussian noise)", "w/o_CBL": "w/o balance",
+}  # fmt: skip
+_PARTS = ("start: random", "default", "basis: batch")
+
+MORE: dict[tuple[str, str], dict[str, Kept]] = {
+    ("infodcl-figure2", "office"): {
+        **_choices("results/choices_office/runs.csv", "choice", "default", "vectors", **_CHOICES),
+        **_choices(
+            "studies/item_term/results/ablations-office.csv", "label", "EASE channel", "EASE channel", **_EASE_CHANNEL
+        ),
+    },
+    ("infodcl-figure2", "taobao"): _choices(
+        "results/choices_taobao/runs.csv", "choice", "default", "vectors",
+        **{row: value for row, value in _CHOICES.items() if value in _PARTS},
+    ),
+    ("infodcl-table3", "tiktok"): {
+        f"InfoDCL, {variant}": Kept(
+            "results/channels_tiktok/runs.csv", {"variant": variant},
+            {} if variant == "no channel" else {"variant": "no channel"}, _PRETRAINED,
+        )
+        for variant in ("no channel", "real graph", "real graph shuffled", "real graph, 100% noise")
+    },
+    ("infodcl-table3", "lastfm"): {
+        f"InfoDCL, {variant}": Kept(
+            "results/channels_lastfm/runs.csv", {"variant": variant},
+            {} if variant == "no channel" else {"variant": "no channel"}, _PRETRAINED,
+        )
+        for variant in ("no channel", "real graph", "real graph shuffled", "real graph, 100% noise")
+    },
+    ("simdiff-table3", "office"): {"SimDiff, from vectors": Kept(_VECTORS, {"model": "simdiff"}, start=_PRETRAINED)},
+    ("simdiff-table3", "taobao"): {
+        "SimDiff, from vectors": Kept(_TABLE.format("taobao"), {"model": "simdiff"}, start=_PRETRAINED)
+    },
+    ("simdiff-table3", "tiktok"): {
+        "SimDiff, no features": Kept(_TABLE.format("tiktok"), {"model": "simdiff"}, start="chosen on validation"),
+        "SimDiff, image": Kept(_TABLE.format("tiktok_image"), {"model": "simdiff"}, start="random and vectors"),
+    },
+    ("diffcl-table2", "office"): {"DiffCL, from vectors": Kept(_VECTORS, {"model": "diffcl"}, start=_PRETRAINED)},
+    ("diffcl-table2", "taobao"): {
+        "DiffCL, from vectors": Kept(_TABLE.format("taobao"), {"model": "diffcl"}, start=_PRETRAINED)
+    },
+}  # fmt: skip
+"""Rows that only studies have: other starts, other channels."""
 
 
 def from_random(model: str, **changes: Any) -> Config:
@@ -96,17 +229,34 @@ def _baseline(name: str, side: Side | None = None) -> Variant:
     if name in ABSENT:
         return Variant(name, None, ABSENT[name])
     config = from_random(MODELS[name])
+    if MODELS[name] == "mf":
+        config = config.changed(num_layers=0)  # the library's propagates at inference, the papers' does not
     if side is not None and config.recipe.reads_channels:
         config = config.changed(**side.channels())
     return Variant(name, config)
 
 
 def infodcl_table2(side: Side) -> list[Variant]:
-    names = "MF ENMF NGCF LightGCN DiffRec DDRM GiffCF SGL NCL SimGCL RecDCL SGCL CoGCL".split()
+    names = [
+        "MF",
+        "ENMF",
+        "NGCF",
+        "LightGCN",
+        "DiffRec",
+        "DDRM",
+        "GiffCF",
+        "SGL",
+        "NCL",
+        "SimGCL",
+        "RecDCL",
+        "SGCL",
+        "CoGCL",
+    ]
     return [
         Variant("InfoDCL-S", authors()),
         Variant("InfoDCL-D", authors(channels="both")),
         *map(_baseline, names),
+        Variant("MF, propagated", from_random("mf")),
         Variant("InfoDCL, defaults", configure("infodcl")),
         Variant("MF, same start", configure("mf", "pretrained")),
         Variant("EASE", configure("ease")),
@@ -115,7 +265,7 @@ def infodcl_table2(side: Side) -> list[Variant]:
 
 def infodcl_table3(side: Side) -> list[Variant]:
     modal = {**side.channels()}
-    names = "MMSSL LATTICE BM3 LGMRec MGCN DiffMM".split()
+    names = ["MMSSL", "LATTICE", "BM3", "LGMRec", "MGCN", "DiffMM"]
     return [Variant("InfoDCL", authors(**modal)), *(_baseline(name, side) for name in names)]
 
 
@@ -145,8 +295,22 @@ def infodcl_figure9(side: Side) -> list[Variant]:
 
 
 def simdiff_table3(side: Side) -> list[Variant]:
-    names = "MF ENMF NGCF LightGCN SGL NCL LightGCL SCCF DiffRec DDRM-LightGCN DDRM-SGL CF-Diff GiffCF".split()
-    return [Variant("SimDiff", simdiff(side)), *map(_baseline, names)]
+    names = [
+        "MF",
+        "ENMF",
+        "NGCF",
+        "LightGCN",
+        "SGL",
+        "NCL",
+        "LightGCL",
+        "SCCF",
+        "DiffRec",
+        "DDRM-LightGCN",
+        "DDRM-SGL",
+        "CF-Diff",
+        "GiffCF",
+    ]
+    return [Variant("SimDiff", simdiff(side)), *map(_baseline, names), Variant("MF, propagated", from_random("mf"))]
 
 
 def simdiff_table4(side: Side) -> list[Variant]:
@@ -166,7 +330,7 @@ def simdiff_table5(side: Side) -> list[Variant]:
 
 
 def simdiff_table6(side: Side) -> list[Variant]:
-    names = "MMSSL LATTICE BM3 LGMRec MGCN SLMRec DiffMM".split()
+    names = ["MMSSL", "LATTICE", "BM3", "LGMRec", "MGCN", "SLMRec", "DiffMM"]
     return [Variant("SimDiff", simdiff(side)), *(_baseline(name, side) for name in names)]
 
 
@@ -182,7 +346,7 @@ def simdiff_table7(side: Side) -> list[Variant]:
 
 
 def simdiff_cold(side: Side) -> list[Variant]:
-    return [Variant("SimDiff", simdiff(side)), *map(_baseline, "LightGCN SGL NCL GiffCF".split())]
+    return [Variant("SimDiff", simdiff(side)), *map(_baseline, ["LightGCN", "SGL", "NCL", "GiffCF"])]
 
 
 def simdiff_figure9(side: Side) -> list[Variant]:
@@ -196,7 +360,7 @@ def simdiff_figure9(side: Side) -> list[Variant]:
 
 
 def diffcl_table2(side: Side) -> list[Variant]:
-    names = "BPR LightGCN VBPR MMGCN DualGNN SLMRec BM3 MGCN Freedom DiffMM".split()
+    names = ["BPR", "LightGCN", "VBPR", "MMGCN", "DualGNN", "SLMRec", "BM3", "MGCN", "Freedom", "DiffMM"]
     return [Variant("DiffCL", diffcl(side)), *(_baseline(name, side) for name in names)]
 
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from papers_plan import Artefact, Variant
+from papers_plan import Artefact, Kept, Variant
 
 from infodcl_geo import Config, InfodclGeoError, Interactions
 from infodcl_geo.comparison import Entry, TableFile, describe, entry_of
 from infodcl_geo.experiment import fit, score
-from infodcl_geo.training.callbacks import Callback, TimeLimit
+from infodcl_geo.training.callbacks import Callback
 from infodcl_geo.training.loop import rank
 from infodcl_geo.training.state import TrainState
 
@@ -26,7 +26,8 @@ METRICS = [f"{name}@{k}" for name in ("recall", "ndcg") for k in KS]
 PER_USER = ("recall@20", "ndcg@20")
 COLUMNS = (
     "row", "metric", "published", "measured", "ratio", "low", "high", "seeds", "sd", "best on test (no fair estimate)",
-    "its ratio", "minus reference", "difference low", "difference high", "best epoch", "epochs", "seconds an epoch", "note",
+    "its ratio", "minus reference", "difference low", "difference high", "best epoch", "epochs", "seconds an epoch",
+    "note",
 )  # fmt: skip
 
 
@@ -36,7 +37,7 @@ class Budget:
 
     Args:
         minutes: of all runs together.
-        run_minutes: of one training.
+        run_minutes: of one training, in CPU time, so that a busy machine trains no less.
     """
 
     minutes: float
@@ -61,22 +62,38 @@ class BestOnTest(Callback):
         self.best = {name: max(found[name], self.best.get(name, 0.0)) for name in METRICS}
 
 
+class CpuLimit(Callback):
+    """Ends training after so much CPU time of the process, its validations included."""
+
+    def __init__(self, minutes: float) -> None:
+        self.minutes, self.begin = minutes, time.process_time()
+
+    def on_start(self, state: TrainState) -> None:
+        self.begin = time.process_time()
+
+    def on_step(self, state: TrainState) -> None:
+        if time.process_time() - self.begin >= 60 * self.minutes:
+            state.stop(f"time: {self.minutes:g} CPU minutes are used up")
+
+
 def published(paper: str, table: str, data: str) -> dict[tuple[str, str], float]:
     """What a table says of a data set, by row and metric."""
     with Path(__file__).with_name("papers_published.csv").open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if (row["paper"], row["table"], row["data"]) == (paper, table, data)]
+        rows = [
+            row for row in csv.DictReader(file) if (row["paper"], row["table"], row["data"]) == (paper, table, data)
+        ]
     return {(row["row"], row["metric"]): float(row["value"]) for row in rows}
 
 
 def train_one(data: Interactions, config: Config, run_minutes: float, settings: str, label: str) -> Entry:
     """One run by both protocols: the epoch chosen on validation, and the best epoch on test beside it."""
     watch = BestOnTest(data)
-    callbacks = [] if config.recipe.closed_form else [watch, TimeLimit(run_minutes)]
+    callbacks = [] if config.recipe.closed_form else [watch, CpuLimit(run_minutes)]
     found = fit(data, config, ks=KS, device="cpu", progress=False, callbacks=callbacks)
     if found.result.interrupted:
         raise KeyboardInterrupt
     if not config.recipe.closed_form and found.result.best_epoch == 0:
-        raise InfodclGeoError(f"no epoch was validated in {run_minutes:g} minutes")
+        raise InfodclGeoError(f"no epoch was validated in {run_minutes:g} CPU minutes")
     found = score(data, found, ks=KS, device="cpu")
     entry = entry_of(found, data, settings, PER_USER, label)
     last = {name: entry.row.pop(name) for name in ("key", "settings")}
@@ -94,10 +111,12 @@ def run_all(
     changes: Mapping[str, Any],
     say: Callable[[str], None] = print,
 ) -> tuple[dict[str, list[Entry]], dict[str, str]]:
-    """The entries of each row, and why a row has none; what is in the table is not run again."""
+    """The entries of each row, and why a row has none; what is in the table is not run again.
+
+    A row that a committed study stands for is not run."""
     found: dict[str, list[Entry]] = {}
     why: dict[str, str] = {}
-    plan = [(variant, seed) for seed in seeds for variant in variants]
+    plan = [(variant, seed) for seed in seeds for variant in variants if variant.kept is None]
     for number, (variant, seed) in enumerate(plan, 1):
         if variant.config is None:
             why[variant.row] = variant.absent
@@ -107,7 +126,7 @@ def run_all(
             config = config.changed(seed=seed, **changes)
         elif seed != seeds[0]:
             continue
-        settings = describe(data, config, KS, False, study="papers", run_minutes=budget.run_minutes)
+        settings = describe(data, config, KS, False, study="papers", cpu_minutes=budget.run_minutes)
         entry = table.find(settings, PER_USER, variant.row, studied=config.recipe.studied)
         if entry is None:
             if budget.left <= 0:
@@ -129,8 +148,53 @@ def run_all(
     return found, {row: text for row, text in why.items() if row not in found}
 
 
+def kept(file: str, where: Mapping[str, str], metric: str) -> dict[str, float]:
+    """Test values of a committed study by seed.
+
+    Args:
+        file: its CSV below ``benchmarks``.
+        where: columns that name the rows.
+        metric: such as ``recall@20``.
+    """
+    with (Path(__file__).parent / file).open(newline="", encoding="utf-8") as stream:
+        rows = [row for row in csv.DictReader(stream) if all(row.get(name) == value for name, value in where.items())]
+    found = [(f"{row.get('seed', 0)}.{number}", row.get(f"test {metric}")) for number, row in enumerate(rows)]
+    several = len({key.partition(".")[0] for key, _ in found}) < len(found)
+    return {key if several else key.partition(".")[0]: float(value) for key, value in found if value}
+
+
+def seeds_interval(values: Sequence[float]) -> tuple[float, float]:
+    """95% interval of a mean over seeds, by Student's t; not a number for one seed."""
+    from scipy.stats import t
+
+    count = len(values)
+    half = float(t.ppf(0.975, count - 1)) * float(np.std(values, ddof=1)) / math.sqrt(count) if count > 1 else math.nan
+    return float(np.mean(values)) - half, float(np.mean(values)) + half
+
+
+def _of_study(study: Kept, metric: str, said: float | None) -> dict[str, Any]:
+    values = kept(study.file, study.where, metric)
+    name = study.file.removeprefix("results/").removeprefix("studies/").partition("/")[0]
+    if not values:
+        return {"note": f"not in the study {name}"}
+    found: dict[str, Any] = {"measured": float(np.mean([*values.values()])), "seeds": len(values)}
+    if len(values) > 1:
+        found["sd"] = float(np.std([*values.values()], ddof=1))
+    if said:
+        found["ratio"] = found["measured"] / said
+    before = kept(study.file, study.against, metric) if study.against else {}
+    gaps = [value - before[seed] for seed, value in values.items() if seed in before]
+    if gaps:
+        found["minus reference"] = float(np.mean(gaps))
+        if len(gaps) > 1:
+            found["difference low"], found["difference high"] = seeds_interval(gaps)
+    about = [f"study {name}", f"start: {study.start}" if study.start else "", "interval over seeds" if gaps else ""]
+    found["note"] = "; ".join(part for part in about if part)
+    return found
+
+
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """95% interval of a mean over users, by the normal limit."""
+    """95% interval of a mean over users, by the normal limit; it says nothing of other seeds."""
     half = 1.96 * float(values.std(ddof=1)) / math.sqrt(values.size) if values.size > 1 else math.nan
     return float(values.mean()) - half, float(values.mean()) + half
 
@@ -155,6 +219,9 @@ def table_rows(
                 continue
             row: dict[str, Any] = {"row": variant.row, "metric": metric, "published": "" if said is None else said}
             rows.append(row)
+            if variant.kept is not None:
+                row |= _of_study(variant.kept, metric, said)
+                continue
             if not entries:
                 row["note"] = why.get(variant.row, "not run")
                 continue

@@ -169,6 +169,38 @@ def test_the_numbers_are_those_of_the_runs(runs: Path, text: str) -> None:
     assert facts["pairs in training and validation (leak)"] == "0"
 
 
+def test_channels_are_told_and_measured(tmp_path: Path) -> None:
+    data = demo(num_users=80, num_items=60, num_interests=4, mean_interactions=12).interactions
+    save(tmp_path / "runs", "infodcl", "d", epochs=1, dim=8)
+    content = json.loads((tmp_path / "runs" / "metrics.json").read_text())
+    (told,) = content["channels"].values()
+    page = Page(report(tmp_path / "runs", data))
+    headers, row = page.cells["d1-channels"]
+    assert row[1] == next(iter(content["channels"]))
+    assert row[headers.index("items covered")] == f"{100 * told['coverage']:.1f}%"
+    headers, row = page.cells["d1-knows"]
+    assert float(row[headers.index("times random")]) > 0
+    assert row[-1] in ("adds", "adds nothing", "carries nothing")
+
+
+def test_sensitivity_reads_searches_and_variants(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs, tmp_path / "runs")
+    save(tmp_path / "runs" / "three", "mf", HOSTILE, epochs=2, eval_every=1, dim=4)
+    lines = ["model,start,trial,state,seconds,best_epoch,valid ndcg@20,valid recall@20,options"]
+    for trial in range(6):
+        options = json.dumps({"lr": 0.001 * 3**trial, "l2": 0.01, "init": "normal"}).replace('"', '""')
+        lines.append(f'mf,normal,{trial},complete,1,1,{0.1 + 0.01 * trial},0.2,"{options}"')
+    lines.append('mf,normal,6,failed,1,1,,,"{"')
+    (tmp_path / "runs" / "settings.csv").write_text("\n".join(lines) + "\n")
+    page = Page(report(tmp_path / "runs"))
+    headers, *rows = page.cells["d1-variants"]
+    assert sorted((row[0], row[1]) for row in rows) == [("mf (1)", "dim=8"), ("mf (2)", "dim=4")]
+    headers, row = page.cells["d1-trials"]  # l2 was not varied
+    assert (row[headers.index("option")], row[headers.index("rank correlation")]) == ("lr", "+1.00")
+    assert row[headers.index("best trial's")] == "0.243"
+    assert "d1-option-1" in page.ids
+
+
 def entry(label: str, seed: int, value: float, users: Any = None, **row: Any) -> Entry:
     numbers = {"data": "d", "model": label, "seed": seed, "valid ndcg@20": value, "test ndcg@20": value, **row}
     return Entry(numbers, {} if users is None else {"ndcg@20": users}, label)
@@ -235,6 +267,20 @@ def test_quick_trains_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     said = capsys.readouterr().err
     assert "5 of 5 runs were already" in said
     assert "[1/5]" not in said
+
+
+def test_the_demo_has_a_quick_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a newcomer runs first; every part of the page has something to show, or says why it has not."""
+    out = tmp_path / "page.html"
+    words = ["--quick", "--data", "demo", "--minutes", "0.5", "--epochs", "1", "--out", str(out)]
+    assert main(["report", *words]) == 0
+    said = capsys.readouterr().err
+    assert "[1/5]" in said
+    assert "page: data set 1 of 1" in said
+    page = Page(out.read_text(encoding="utf-8"))
+    for name in ("data", "models", "by-user", "by-item", "beyond", "channels", "knows", "user-1"):
+        assert len(page.cells[f"d1-{name}"]) > 1, name
+    assert "The data are generated" in "".join(page.texts)
 
 
 def test_without_matplotlib_one_line_says_so(runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

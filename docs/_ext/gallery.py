@@ -32,6 +32,8 @@ ORDER = (
     "modal",
     "psnet_in_pyg",
     "schedules",
+    "theory_renoising",
+    "theory_preference",
     "serve",
 )
 

@@ -55,11 +55,12 @@ def main(argv: Sequence[str]) -> int:
     folder = Path(options.runs) if options.runs is not None else out.with_name(f"{out.stem}_runs")
     notes: list[str] = []
     failed = False
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
     if options.quick and data is not None:
         from ..report.quick import train_quickly
-
-        def say(line: str) -> None:
-            print(line, file=sys.stderr)
 
         failures = train_quickly(data, data_options, folder, minutes=options.minutes, epochs=options.epochs, say=say)
         failed = bool(failures)
@@ -68,6 +69,6 @@ def main(argv: Sequence[str]) -> int:
             "seed. A first look, and no fair comparison."
         )
         notes += [f"{failure.label} failed: {failure.error}" for failure in failures]
-    write_atomically(out, report(folder, data, notes=notes).encode("utf-8", "replace"))
+    write_atomically(out, report(folder, data, notes=notes, say=say).encode("utf-8", "replace"))
     print(f"report in {out}")
     return 1 if failed else 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from ..errors import InfodclGeoError, OptionError
 from ..evaluation.metrics import BEYOND, beyond_accuracy
 from ..evaluation.ranking import rank_items
 from ..recommender import Recommender
-from . import figures
+from . import figures, inside
 from .collect import Material, collect, model_table, seconds_of, values
 from .page import Chapter, Section, Table, render
 
@@ -31,7 +32,13 @@ _SHOWN = 10
 """Items of a list, and of a history, that are shown."""
 
 
-def report(folder: str | Path, data: Interactions | None = None, *, notes: Sequence[str] = ()) -> str:
+def report(
+    folder: str | Path,
+    data: Interactions | None = None,
+    *,
+    notes: Sequence[str] = (),
+    say: Callable[[str], None] = lambda line: None,
+) -> str:
     """The page of all runs in a folder and below it.
 
     Args:
@@ -39,6 +46,7 @@ def report(folder: str | Path, data: Interactions | None = None, *, notes: Seque
         data: the interactions of the runs; without them the page knows those of training and validation alone, from
             the saved models.
         notes: lines to show at the end of the page.
+        say: told which data set the page is at, and about how long the others take.
 
     Returns:
         HTML that needs no other file.
@@ -56,7 +64,12 @@ def report(folder: str | Path, data: Interactions | None = None, *, notes: Seque
             raise OptionError(f"{folder}: no run there is of {data.name} with this split; leave --data out, or mend it")
         for material in same:
             material.data = data if material.fingerprint == data.fingerprint else None
-    chapters = [_chapter(material, f"d{number}", kept) for number, material in enumerate(materials, 1)]
+    chapters, begin = [], time.monotonic()
+    for number, material in enumerate(materials, 1):
+        each = (time.monotonic() - begin) / max(1, len(chapters))
+        left = f"; about {each * (len(materials) - len(chapters)):.0f} s left" if chapters else ""
+        say(f"page: data set {number} of {len(materials)}, {material.name}{left}")
+        chapters.append(_chapter(material, f"d{number}", kept))
     runs = sum(len(material.entries) for material in materials)
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     subtitle = f"{runs} run{'s' * (runs != 1)}, made {when} by infodcl-geo {__version__}"
@@ -68,7 +81,8 @@ def _chapter(material: Material, prefix: str, notes: list[str]) -> Chapter:
     chapter = Chapter(material.name or "data set without a name", made_up if material.generated else "")
     chapter.sections = [
         _data(material, prefix), _models(material, prefix), _training(material, prefix), _groups(material, prefix),
-        _beyond(material, prefix, notes), _examples(material, prefix, notes),
+        _beyond(material, prefix, notes), inside.channels(material, prefix, notes),
+        inside.sensitivity(material, prefix), _examples(material, prefix, notes),
     ]  # fmt: skip
     return chapter
 
@@ -233,9 +247,8 @@ def _beyond(material: Material, prefix: str, notes: list[str]) -> Section:
         return Section(title, absent="No saved model here whose lists could be looked at.")
     caption = (
         f"Of lists of {k} items for at most {_LISTS} users spread evenly over those with a training interaction, items "
-        "of training and validation left out. Coverage is the share of the catalogue that is shown (of more users "
-        "it is "
-        "larger); Gini is 0 where every item is shown as often; novelty in bits; popularity is the mean number of "
+        "of training and validation left out. Coverage is the share of the catalogue that is shown (of more users it "
+        "is larger); Gini is 0 where every item is shown as often; novelty in bits; popularity is the mean number of "
         "training interactions of what is shown."
     )
     return Section(title, [Table(f"{prefix}-beyond", title, ["model", *(f"{n}@{k}" for n in BEYOND)], rows, caption)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -43,7 +45,7 @@ class Trained:
     def history(self) -> list[dict[str, float]]:
         """A row an epoch, numbers alone; empty for closed forms."""
         rows = self.content.get("history") or []
-        return [{k: float(v) for k, v in row.items() if _is_number(v)} for row in rows if isinstance(row, dict)]
+        return [{k: float(v) for k, v in row.items() if is_number(v)} for row in rows if isinstance(row, dict)]
 
     def groups(self, what: str) -> dict[str, dict[str, float]]:
         """``test_by_user_degree`` or ``test_by_item_degree``."""
@@ -60,6 +62,8 @@ class Material:
     """of the data and the split; empty where no run says it"""
     entries: list[Entry] = field(default_factory=list)
     runs: list[Trained] = field(default_factory=list)
+    trials: list[dict[str, str]] = field(default_factory=list)
+    """of searches, as ``tune --out`` writes them"""
     data: Interactions | None = None
     """the interactions themselves, where they were given"""
 
@@ -120,10 +124,14 @@ def collect(folder: str | Path, notes: list[str]) -> list[Material]:
             return unknown
         return kept.setdefault((name, fingerprint), Material(name, fingerprint))
 
+    trials: list[dict[str, str]] = []
     for path in sorted(place.rglob("*.csv")):
-        if path.name != "history.csv":
-            for entry in _entries(path, notes):
-                material(str(entry.row["data"]), _settings(entry).get("data", "")).entries.append(entry)
+        if path.name == "history.csv":
+            continue
+        searched = _trials(path)
+        trials += searched
+        for entry in [] if searched else _entries(path, notes):
+            material(str(entry.row["data"]), settings_of(entry).get("data", "")).entries.append(entry)
     for path in sorted(place.rglob("metrics.json")):
         run = _trained(path, notes)
         if run is not None:
@@ -133,6 +141,10 @@ def collect(folder: str | Path, notes: list[str]) -> list[Material]:
         why = f" ({notes[0]})" if notes else ""
         raise FileError(f"{place}: holds no metrics.json and no table of runs{why}; train --out, or report --quick")
     found = list(kept.values())
+    if len(found) == 1:
+        found[0].trials = trials
+    elif trials:
+        notes.append(f"{len(trials)} trials of searches do not say which of the {len(found)} data sets they are of")
     for one in found:
         _unite(one, notes)
         if sum(other.name == one.name for other in kept.values()) > 1:
@@ -169,6 +181,17 @@ def _entries(path: Path, notes: list[str]) -> list[Entry]:
     return found
 
 
+def _trials(path: Path) -> list[dict[str, str]]:
+    """The trials of a search; none where it is some other CSV."""
+    try:
+        text = read_file(path, limit=_LARGEST).decode()
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    except (InfodclGeoError, UnicodeDecodeError, csv.Error):
+        return []  # whatever else it is, it is said where tables of runs are read
+    whole = [row for row in rows if None not in row and None not in row.values()]
+    return whole if whole and {"model", "trial", "state", "options"} <= set(whole[0]) else []
+
+
 def _cell(text: str) -> Any:
     try:
         return int(text) if text.isdigit() else float(text)
@@ -193,7 +216,8 @@ def _trained(path: Path, notes: list[str]) -> Trained | None:
     return run
 
 
-def _settings(entry: Entry) -> dict[str, Any]:
+def settings_of(entry: Entry) -> dict[str, Any]:
+    """What decided the numbers of an entry; empty where it was not kept."""
     try:
         found = json.loads(entry.row.get("settings") or "{}")
     except ValueError:
@@ -209,7 +233,7 @@ def _identity(content: Mapping[str, Any]) -> str:
 
 def _unite(material: Material, notes: list[str]) -> None:
     """One entry for each run, whether a table or a folder holds it; different settings get different labels."""
-    kept = [(entry.label, _identity(_settings(entry)), entry) for entry in material.entries]
+    kept = [(entry.label, _identity(settings_of(entry)), entry) for entry in material.entries]
     of_folder: list[tuple[Trained, int]] = []
     for run in material.runs:
         entry = _entry(run, material.name)
@@ -246,35 +270,37 @@ def _entry(run: Trained, name: str) -> Entry:
         "best_epoch": content.get("best_epoch", 0),
         "epochs_run": content.get("epochs_run", 0),
         "seconds_per_epoch": content.get("seconds_per_epoch", 0.0),
-        "preparation_seconds": sum(v for v in seconds.values() if _is_number(v)),
+        "preparation_seconds": sum(v for v in seconds.values() if is_number(v)),
     }
     for part, of in (("validation", "valid"), ("test", "test")):
-        row |= {f"{of} {n}": v for n, v in (content.get(part) or {}).items() if _is_number(v)}
+        row |= {f"{of} {n}": v for n, v in (content.get(part) or {}).items() if is_number(v)}
     studied = any(recipe.name == content["model"] and recipe.studied for recipe in RECIPES)
     return Entry(row, {}, run.label, studied)
 
 
 def _is_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     tests = [name for name in one if name.startswith("test ")]
-    return one["model"] == other["model"] and one["seed"] == other["seed"] and bool(tests) and all(
-        _is_number(other.get(name)) and math.isclose(one[name], other[name], rel_tol=1e-9) for name in tests
-    )  # fmt: skip
+    same = one["model"] == other["model"] and one["seed"] == other["seed"] and bool(tests)
+    return same and all(
+        is_number(other.get(name)) and math.isclose(one[name], other[name], rel_tol=1e-9) for name in tests
+    )
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether it is a finite number, and no bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def values(entries: Sequence[Entry], name: str) -> list[float]:
     """The finite values of a column."""
-    return [float(entry.row[name]) for entry in entries if _is_number(entry.row.get(name))]
+    return [float(entry.row[name]) for entry in entries if is_number(entry.row.get(name))]
 
 
 def seconds_of(entry: Entry) -> float:
     """Training time: all epochs and what happens once before them; NaN where it was not kept."""
     row = entry.row
     parts = [row.get(name) for name in ("epochs_run", "seconds_per_epoch", "preparation_seconds")]
-    if not all(_is_number(part) for part in parts):
+    if not all(is_number(part) for part in parts):
         return math.nan
     epochs, each, before = (float(part) for part in parts)  # type: ignore[arg-type]
     return epochs * each + before
@@ -309,10 +335,9 @@ def model_table(material: Material) -> tuple[list[str], list[list[str]], str]:
         gap = gaps.get(row[0])
         p = "" if gap is None else "< 0.0001" if gap.p_value < 1e-4 else f"{gap.p_value:.2g}"
         row += ["", ""] if gap is None else [f"{gap.mean:+.4f}", p]
-    return headers, rows, (
+    words = (
         f"The last two columns compare with {baseline}, the best baseline on validation: mean difference over the "
-        "users and p of the paired two-sided t-test over the users, adjusted by Holm's method. It speaks of "
-        "other users, "
-        "not "
-        "of other seeds."
-    )  # fmt: skip
+        "users and p of the paired two-sided t-test over the users, adjusted by Holm's method. It speaks of other "
+        "users, not of other seeds."
+    )
+    return headers, rows, words

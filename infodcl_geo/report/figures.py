@@ -197,3 +197,17 @@ def by_group(
         _legend(axes)
 
     return _picture(name, title, caption, draw)
+
+
+def scatter(
+    name: str, title: str, caption: str, x: Sequence[float], y: Sequence[float], axis: tuple[str, str], number: int
+) -> Picture:
+    """A point for each pair; the first axis is logarithmic where its values span more than a factor of 20."""
+
+    def draw(axes: Any) -> None:
+        axes.plot(x, y, **{**style(number), "linestyle": "none", "markersize": 5})
+        axes.set(xlabel=axis[0], ylabel=axis[1])
+        if min(x) > 0 and max(x) > 20 * min(x):
+            _logarithmic(axes.xaxis, x)
+
+    return _picture(name, title, caption, draw)

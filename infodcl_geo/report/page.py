@@ -85,7 +85,8 @@ def _download(name: str, kind: str, content: str) -> str:
 def _table(table: Table) -> str:
     numeric = [
         all(_is_number(row[n].partition(" ±")[0].removeprefix("< ")) or row[n] in ("", "-") for row in table.rows)
-               for n in range(len(table.headers))]  # fmt: skip
+        for n in range(len(table.headers))
+    ]
     kinds = [' class="n"' if is_number else "" for is_number in numeric]
     head = "".join(f'<th scope="col"{k}>{_text(cell)}</th>' for cell, k in zip(table.headers, kinds, strict=True))
     body = "".join(

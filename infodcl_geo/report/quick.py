@@ -65,7 +65,8 @@ def train_quickly(
         left = 60 * minutes - (time.monotonic() - begin)
         position = names.index(config.name)
         waiting = sum(not planned.config.recipe.closed_form for planned in plan[position:])
-        say(f"[{position + 1}/{len(plan)}] {config.name}; at most {max(0, left):.0f} s of training left")
+        gone = time.monotonic() - begin
+        say(f"[{position + 1}/{len(plan)}] {config.name}; {gone:.0f} s gone, at most {max(0, left):.0f} s left")
         if left <= 0:
             raise TrainingError(f"{config.name}: the {minutes:g} minutes are used up; give more --minutes")
         own = make_folder(place / f"{config.name}-{data.fingerprint[:8]}")
