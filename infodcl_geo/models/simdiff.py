@@ -40,8 +40,8 @@ class SimDiffOptions(ChannelRankingOptions):
         schedule: noise schedule that the reverse process undoes: 'linear', 'exp', 'cosine' or 'sqrt'.
         steps: T.
         inference_steps: steps of the reverse process, evenly spaced; 0, or more than T, visits all T.
-        sampler: 'ddim' takes DDIM's steps, which keep the share of a signal that, unlike noise, is the same in every
-            step; 'mean' follows the means of the posterior (eq. 5), 'ddpm' samples it.
+        sampler: 'ddim' keeps the share of a signal that, unlike noise, is the same in every step; 'mean' follows the
+            means of the posterior (eq. 5), 'ddpm' samples it.
         guidance: weight w of the classifier-free guidance at inference.
         time_dim: size d_t of the encoding of the step.
         unguided: share of training rows whose guide is left out, so that the denoiser can do without.
@@ -156,14 +156,14 @@ class SimDiff(RankingModel):
         options, users = self.options, Rows(self.user_embedding)
         of_batch = [batch.positives, batch.negatives] if self.objective is None else [batch.positives]
         e, target, generated = self._generated(torch.cat(of_batch), generator)
-        parts = generated.chunk(len(of_batch))
+        made = dict(zip(map(id, of_batch), generated.chunk(len(of_batch)), strict=True))
 
         def items(rows: Tensor | None) -> Tensor:
-            for ids, part in zip(of_batch, parts, strict=True):
-                if rows is ids:
-                    return part
-            everything = torch.arange(self.num_items, device=e.device) if rows is None else rows
-            return self._generated(everything, generator)[2]
+            if id(rows) in made:
+                return made[id(rows)]
+            return self._generated(torch.arange(self.num_items, device=e.device) if rows is None else rows, generator)[
+                2
+            ]
 
         terms = {
             **self.ranked(batch, users, Rows(items), generator),
