@@ -60,9 +60,9 @@ class FREEDOM(ModalModel, LightGCN):
         \mathcal L = \mathcal L_{bpr}(\hat u, \hat i) + \lambda \sum_m \mathcal L_{bpr}(\hat u, W_m f^m_i + b_m)
 
     with :math:`S^m` the :func:`~infodcl_geo.nn.item_graph.knn_graph` of the modality, frozen, of ones (section 3.1),
-    and :math:`\bar u, \bar i` the means of LightGCN's layers on the interactions that are left: :math:`(1 - \rho) |E|` of them, drawn without
-    replacement with :math:`p_{ui} \propto 1 / \sqrt{d_u d_i}` and normalised by the degrees that are left (section
-    3.2). Inference takes all interactions.
+    and :math:`\bar u, \bar i` the means of LightGCN's layers on the interactions that are left:
+    :math:`(1 - \rho) |E|` of them, drawn without replacement with :math:`p_{ui} \propto 1 / \sqrt{d_u d_i}` and
+    normalised by the degrees that are left (section 3.2). Inference takes all interactions.
 
     The authors' program draws the interactions for each epoch, here for each step; it trains the features themselves,
     which here stay what they are. Without features of their own the items are described by the similarity channels.

@@ -45,9 +45,8 @@ class SimDiffOptions(ChannelRankingOptions):
         guidance: weight w of the classifier-free guidance at inference.
         time_dim: size d_t of the encoding of the step.
         unguided: share of training rows whose guide is left out, so that the denoiser can do without.
-        source: what the latent variable holds: 'both', or in the ablations 'signal' (G, .) or 'item' (I, .).
-        target: what is reconstructed: 'item', or in the ablations 'both' (., I+G) or 'pretrained', fixed vectors of
-            users and items, where only the denoiser and the signal's MLP are trained.
+        source: the latent variable: 'both', or in the ablations 'signal' (G, .) or 'item' (I, .).
+        target: what is reconstructed: 'item', or in the ablations 'both' (., I+G) or 'pretrained', vectors that stay.
         modal: False is the ablation "w/o modal": Gaussian noise instead of the signal, and no guide.
     """
 
@@ -137,10 +136,8 @@ class SimDiff(RankingModel):
             raise ValueError("target 'pretrained' and pretrained vectors belong together")
         if pretrained is not None:
             for embedding, vectors in zip((self.user_embedding, self.item_embedding), pretrained, strict=True):
-                if vectors.shape != embedding.weight.shape:
-                    raise ValueError(
-                        f"pretrained vectors are {list(vectors.shape)}, not {list(embedding.weight.shape)}"
-                    )
+                if vectors.shape != (shape := embedding.weight.shape):
+                    raise ValueError(f"pretrained vectors are {list(vectors.shape)}, not {list(shape)}")
                 embedding.weight.requires_grad_(False).copy_(vectors)
 
     def _latent(self, e: Tensor, signal: Tensor) -> Tensor:
@@ -219,8 +216,7 @@ class SimDiff(RankingModel):
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """Users and generated items after propagation, ``[M, d]`` and ``[N, d]``, scored by inner product (eq. 11)."""
         device = self.item_embedding.weight.device
-        items = self.generate(torch.Generator(device).manual_seed(0))
-        nodes = torch.cat([self.user_embedding.weight, items])
+        nodes = torch.cat([self.user_embedding.weight, self.generate(torch.Generator(device).manual_seed(0))])
         return self.split(propagate(self.graph, F.normalize(nodes) if self.cosine else nodes, self.num_layers))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -97,3 +98,32 @@ def checked_features(features: Mapping[str, Tensor], num_items: int) -> list[Ten
         if given.dim() != 2 or given.size(0) != num_items:
             raise OptionError(f"features {name!r} are {list(given.shape)}, not a row for each of {num_items} items")
     return list(features.values())
+
+
+class CrossModalAttention(nn.Module):
+    r"""What modalities tell of one another (MMSSL eq. 7), for each node and each head of d / H columns:
+
+    .. math::
+        \bar z^m = \sum_{m'} \operatorname{softmax}_{m'} \Big(
+            \frac{(z^m W_Q)^\top (z^{m'} W_K)}{\sqrt{d / H}} \Big) z^{m'}
+
+    Keys have a matrix of their own, as in the paper; in the authors' program they are the queries again.
+
+    Args:
+        dim: d.
+        heads: H.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(dim, dim, bias=False)
+        self.key = nn.Linear(dim, dim, bias=False)
+        for layer in (self.query, self.key):
+            nn.init.xavier_uniform_(layer.weight)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Embeddings ``[|M|, n, d]`` of modalities, each looked at by all."""
+        q, k, v = (x.unflatten(2, (self.heads, -1)) for x in (self.query(z), self.key(z), z))
+        logits = torch.einsum("anhc,bnhc->abnh", q, k) / math.sqrt(q.size(3))
+        return torch.einsum("abnh,bnhc->anhc", logits.softmax(1), v).flatten(2)
