@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # As the papers name them in the heads or rows of their tables.
 NAMED = {
-    "InfoDCL, Table 2": "MF ENMF NGCF LightGCN DiffRec DDRM GiffCF SGL NCL SimGCL RecDCL SGCL CoGCL InfoDCL-S InfoDCL-D",
+    "InfoDCL, Table 2": "MF ENMF NGCF LightGCN DiffRec DDRM GiffCF SGL NCL SimGCL RecDCL SGCL CoGCL InfoDCL-S "
+    "InfoDCL-D",
     "InfoDCL, Table 3": "MMSSL LATTICE BM3 LGMRec MGCN DiffMM InfoDCL",
     "SimDiff, Table III": "MF ENMF NGCF LightGCN SGL NCL LightGCL SCCF DiffRec DDRM-LightGCN DDRM-SGL CF-Diff GiffCF "
     "SimDiff",

@@ -27,21 +27,18 @@ TABLES: dict[str, dict[str, str]] = {
         "CF-Diff": "cfdiff", "GiffCF": "giffcf", "SimDiff": "simdiff",
     },
     "SimDiff, Table VI": {
-        "MMSSL": "mmssl", "LATTICE": "lattice", "BM3": "bm3", "LGMRec": "lgmrec", "MGCN": "mgcn", "SLMRec": "SLMRec",
+        "MMSSL": "mmssl", "LATTICE": "lattice", "BM3": "bm3", "LGMRec": "lgmrec", "MGCN": "mgcn", "SLMRec": "slmrec",
         "DiffMM": "diffmm", "SimDiff": "simdiff",
     },
     "DiffCL, Table II": {
-        "BPR": "mf", "LightGCN": "lightgcn", "VBPR": "vbpr", "MMGCN": "MMGCN", "DualGNN": "DualGNN",
-        "SLMRec": "SLMRec", "BM3": "bm3", "MGCN": "mgcn", "FREEDOM": "freedom", "DiffMM": "diffmm", "DiffCL": "diffcl",
+        "BPR": "mf", "LightGCN": "lightgcn", "VBPR": "vbpr", "MMGCN": "mmgcn", "DualGNN": "dualgnn",
+        "SLMRec": "slmrec", "BM3": "bm3", "MGCN": "mgcn", "FREEDOM": "freedom", "DiffMM": "diffmm", "DiffCL": "diffcl",
     },
 }  # fmt: skip
 """By the table the systems as it names them, each with the model here, or with its name among the absent."""
 
 ABSENT: dict[str, tuple[str, str]] = {
     "DDRM-SGL": ("Zhao et al., DDRM, SIGIR 2024", "`ddrm` has LightGCN as its backbone, and no other"),
-    "MMGCN": ("Wei et al., MMGCN, MM 2019", "only in DiffCL's table, whose data (Baby, Video, Sports) are not at hand"),
-    "DualGNN": ("Wang et al., DualGNN, TMM 2021", "only in DiffCL's table, whose data are not at hand"),
-    "SLMRec": ("Tao et al., SLMRec, TMM 2022", "its contrasts are in `sgl` and `mmssl`; text features are not at hand"),
 }
 """Systems that are no model of the library: paper, and why not."""
 
