@@ -1,6 +1,6 @@
 """What an epoch of each model costs, as a ratio to LightGCN's: processor time, side by side in one run.
 
-    python benchmarks/model_costs.py --out benchmarks/results/model_costs_office/epochs.csv
+    python benchmarks/model_costs.py --out benchmarks/results/epoch_time_office/epochs.csv
 
 An epoch of LightGCN is run before and after one of the model, with the same data, batches, dimensions and number of
 layers as far as models have them; the ratio is that of the model's user time to the mean of the two, the median over

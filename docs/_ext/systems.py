@@ -9,7 +9,7 @@ from typing import Any
 from reference import needs
 from results import markdown_table, read_rows
 
-COSTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "model_costs_office" / "epochs.csv"
+COSTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "epoch_time_office" / "epochs.csv"
 
 TABLES: dict[str, dict[str, str]] = {
     "InfoDCL, Table 2": {

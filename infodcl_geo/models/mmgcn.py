@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -67,7 +68,7 @@ class MMGCN(ModalModel, RankingModel):
         ids, total = self.nodes(), None
         for preferences, projection, layers in zip(self.preferences, self.projections, self.weights, strict=True):
             x = torch.cat([preferences, projection()])
-            for aggregate, own, combine in layers:
+            for aggregate, own, combine in cast(list[nn.ModuleList], layers):
                 near = self.graph @ (x * self.root) / self.root
                 h = F.leaky_relu(aggregate(near), _SLOPE)
                 x = F.leaky_relu(combine(h) + F.leaky_relu(own(x), _SLOPE) + ids, _SLOPE)
