@@ -1,4 +1,4 @@
-"""The README's tables and its picture, from the code and the results: ``python docs/front.py`` rewrites them."""
+"""The README's tables and picture and the page of systems, from code and results: run ``python docs/front.py``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 from reference import models_in_short  # noqa: E402
 from results import cell, markdown_table, read_rows  # noqa: E402
+from systems import systems_table  # noqa: E402
 
 SHOWN = (
     ("popularity", "popularity", "runs.csv"),
@@ -84,7 +85,17 @@ def speed_table() -> str:
 
 def readme(text: str) -> str:
     """The README with its tables as the code and the results have them."""
-    for name, table in (("models", models_in_short()), ("quality", quality_table()), ("speed", speed_table())):
+    return with_tables(text, {"models": models_in_short(), "quality": quality_table(), "speed": speed_table()})
+
+
+def systems_page(text: str) -> str:
+    """The page of the papers' systems with its table as the code and the results have it."""
+    return with_tables(text, {"systems": systems_table()})
+
+
+def with_tables(text: str, tables: dict[str, str]) -> str:
+    """A text with tables between the comments that name them."""
+    for name, table in tables.items():
         marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", flags=re.DOTALL)
         text = marked.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", text)
     return text
@@ -152,4 +163,6 @@ def picture(path: Path) -> None:
 if __name__ == "__main__":
     path = ROOT / "README.md"
     path.write_text(readme(path.read_text("utf-8")), encoding="utf-8")
+    page = ROOT / "docs" / "systems.md"
+    page.write_text(systems_page(page.read_text("utf-8")), encoding="utf-8")
     picture(ROOT / "docs" / "images" / "front.png")

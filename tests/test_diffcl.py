@@ -16,10 +16,11 @@ from infodcl_geo.data.interactions import Interactions
 from infodcl_geo.experiment import prepare
 from infodcl_geo.graph.graph import csr_parts, normalized_adjacency
 from infodcl_geo.models.base import Batch
-from infodcl_geo.models.diffcl import DiffCL, DiffCLOptions, similar_items_graph
+from infodcl_geo.models.diffcl import DiffCL, DiffCLOptions
 from infodcl_geo.models.popularity import popularity_embeddings
 from infodcl_geo.models.scoring import dot_scorer
 from infodcl_geo.nn.diffusion import LinearNoise, alpha_bar
+from infodcl_geo.nn.item_graph import similar_items_graph
 from infodcl_geo.training.loop import TrainOptions, rank, train
 
 USERS, ITEMS, DIM = 4, 5, 6

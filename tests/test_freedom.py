@@ -9,7 +9,8 @@ from torch import Tensor
 
 from infodcl_geo.graph.graph import Graph, csr_parts, normalized_adjacency
 from infodcl_geo.models.base import Batch
-from infodcl_geo.models.freedom import FREEDOM, FREEDOMOptions, knn_graph, modality_weights, weighted_sum
+from infodcl_geo.models.freedom import FREEDOM, FREEDOMOptions, modality_weights
+from infodcl_geo.nn.item_graph import knn_graph, weighted_sum
 
 USERS, ITEMS = 4, 5
 PAIRS = torch.tensor([[0, 0, 1, 2, 3], [0, 1, 1, 2, 3]])

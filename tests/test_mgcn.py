@@ -9,8 +9,8 @@ from torch import Tensor
 
 from infodcl_geo.graph.graph import Graph, csr_parts, normalized_adjacency
 from infodcl_geo.models.base import Batch
-from infodcl_geo.models.freedom import knn_graph
 from infodcl_geo.models.mgcn import MGCN, MGCNOptions
+from infodcl_geo.nn.item_graph import knn_graph
 
 USERS, ITEMS, DIM = 4, 5, 3
 PAIRS = torch.tensor([[0, 0, 1, 2, 3], [0, 1, 1, 2, 3]])

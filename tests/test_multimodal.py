@@ -21,7 +21,7 @@ from infodcl_geo.models.popularity import popularity_embeddings
 from infodcl_geo.models.scoring import dot_scorer
 from infodcl_geo.training.loop import TrainOptions, rank, train
 
-NAMES = ["vbpr", "freedom", "bm3", "mgcn", "lattice", "diffmm", "lgmrec"]
+NAMES = ["vbpr", "freedom", "bm3", "mgcn", "lattice", "diffmm", "lgmrec", "mmssl", "slmrec", "dualgnn", "mmgcn"]
 LEARNING = TrainOptions(epochs=10, eval_every=10, batch_size=128, lr=0.01)
 USERS, ITEMS = 4, 5
 PAIRS = torch.tensor([[0, 0, 1, 2, 3], [0, 1, 1, 2, 3]])

@@ -15,7 +15,9 @@ from infodcl_geo.configuration import configure
 from infodcl_geo.data.generated import demo
 from infodcl_geo.errors import OptionError
 from infodcl_geo.experiment import fit, prepare, run
+from infodcl_geo.models import RECIPES, Recipe, find_recipe
 from infodcl_geo.models.base import Batch, EmbeddingModel
+from infodcl_geo.models.ranked import Rows
 from infodcl_geo.nn import ranking_losses as losses
 from infodcl_geo.training.loop import set_up
 from infodcl_geo.training.sampling import BatchSampler
@@ -165,6 +167,97 @@ def test_every_objective_finds_the_tastes(backbone: str, loss: str) -> None:
     found = run(data, config, ks=(5, 20), progress=False)
     assert found.test["ndcg@5"] > 1.3 * run(data, configure("popularity"), ks=(5,)).test["ndcg@5"]
     assert set(found.result.history[0]) >= {loss, "reg"}
+
+
+RANKING = [recipe for recipe in RECIPES if "ranking_loss" in recipe.option_names]
+
+
+def test_models_with_a_ranking_term_take_all_objectives() -> None:
+    """All but those whose loss is their own and has no term that could be another's."""
+    own = {"bm3", "recdcl", "ddrm"}
+    embedding = {r.name for r in RECIPES if "init" in r.option_names and not r.closed_form}
+    assert {recipe.name for recipe in RANKING} == embedding - own
+
+
+@pytest.mark.parametrize("recipe", RANKING, ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ranking_loss": "softmax"},
+        {"ranking_loss": "slk", "ranking_candidates": 9, "ranking_similarity": "dot"},
+        {"ranking_loss": "sccf"},
+    ],
+    ids=lambda options: options["ranking_loss"],
+)
+def test_every_model_with_a_ranking_term_trains_by_every_objective(recipe: Recipe, options: dict[str, Any]) -> None:
+    data, loss = blocks(), options["ranking_loss"]
+    small = {"hidden": 8, "codes": 4, "levels": 2, "steps": 3, "init": "normal", "dim": 8}
+    chosen = {name: value for name, value in small.items() if name in recipe.option_names}
+    config = configure(recipe, **{**chosen, "num_layers": 2}, **options)
+    model = prepare(data, config).model
+    sampler, _ = set_up(model, data, config.training)
+    terms = model.loss(sampler.draw()[0], torch.Generator().manual_seed(0))
+    assert loss in terms
+    assert "bpr" not in terms
+    terms[loss].backward()
+    assert isinstance(model, EmbeddingModel)
+    for table in (model.user_embedding, model.item_embedding):
+        assert table.weight.grad is not None
+        assert table.weight.grad.isfinite().all()
+        assert table.weight.grad.abs().sum() > 0
+    users, items = model.embeddings()
+    assert users.isfinite().all()
+    assert items.isfinite().all()
+    if loss != "slk" and config.recipe.propagates_afterwards is False:
+        torch.testing.assert_close(items.norm(dim=1), torch.ones(len(items)))
+
+
+@pytest.mark.parametrize("name", ["lightgcn", "xsimgcl", "freedom", "mgcn", "ngcf", "lightgcl"])
+def test_the_objective_is_of_what_ranks(name: str) -> None:
+    """Where training and inference see the same embeddings the term is that of the loss on them."""
+    still = {"noise": 0.0, "pruning": 0.0, "message_dropout": 0.0, "dropout": 0.0}
+    recipe = find_recipe(name)
+    changes: dict[str, Any] = {key: value for key, value in still.items() if key in recipe.option_names}
+    data = blocks()
+    config = configure(
+        name, ranking_loss="softmax", ranking_similarity="dot", ranking_temperature=0.5, dim=4, **changes
+    )
+    model = prepare(data, config).model
+    sampler, _ = set_up(model, data, config.training)
+    batch: Batch = sampler.draw()[0]
+    assert isinstance(model, EmbeddingModel)
+    users, items = model.embeddings()
+    expected = F.cross_entropy(users[batch.users] @ items.T / 0.5, batch.positives)
+    found = model.loss(batch, torch.Generator().manual_seed(0))["softmax"]
+    torch.testing.assert_close(found.detach(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_weight_of_bpr_is_the_objectives() -> None:
+    data = blocks()
+    changes = {"contrast": 0.0, "balance": 0.0, "dim": 8, "init": "normal", "num_layers": 1}
+    terms = []
+    for share in (0.0, 0.75):
+        config = configure("infodcl", ranking_loss="sccf", reconstruction=share, **changes)
+        model = prepare(data, config).model
+        sampler, _ = set_up(model, data, config.training)
+        terms.append(model.loss(sampler.draw()[0], torch.Generator().manual_seed(0))["sccf"].detach())
+        assert model.bpr_rows() is None
+    torch.testing.assert_close(terms[1], terms[0] / 4)
+
+
+def test_rows_are_made_once() -> None:
+    calls: list[Tensor | None] = []
+    table = torch.arange(6.0).view(3, 2)
+
+    def look_up(rows: Tensor | None) -> Tensor:
+        calls.append(rows)
+        return table if rows is None else table[rows]
+
+    rows, same = Rows(look_up), torch.tensor([2, 0])
+    assert rows(same) is rows(same)
+    assert rows(None) is rows(None)
+    assert torch.equal(rows(torch.tensor([2, 0])), table[[2, 0]])
+    assert len(calls) == 3
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ ROOMS = [
 ]
 # Layers and graph operations are for any use, so they read neither files nor recommendation data.
 NO_DATA = ("kernels", "graph", "nn")
-LONGEST, LONGEST_OF = 450, {"experiment.py": 250}
+LONGEST, LONGEST_OF, LONGEST_MODEL = 450, {"experiment.py": 250}, 250
 # What is called like a model, and is none.
 ORDINARY_WORDS = {"popularity", "svd"}  # fine as identifiers and in sentences; not as a text of their own
 HOMONYMS = {
@@ -163,6 +163,18 @@ def test_no_file_is_long() -> None:
     lengths = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in SOURCES.items()}
     wrong = {name: n for name, n in lengths.items() if n > LONGEST_OF.get(SOURCES[name].name, LONGEST)}
     assert not wrong
+
+
+def test_no_model_is_long() -> None:
+    files = {module: path.read_text(encoding="utf-8") for module, path in SOURCES.items() if room(module) == "models"}
+    models = {module: text for module, text in files.items() if "\nrecipe = Recipe(" in text}
+    assert len(models) == len(RECIPES)
+    # What models are made of is held to the same, but for the forms of scoring, which are no model's.
+    assert not {
+        module: lines
+        for module, text in files.items()
+        if module != "infodcl_geo.models.scoring" and (lines := len(text.splitlines())) > LONGEST_MODEL
+    }
 
 
 def words(path: Path) -> Iterator[tuple[int, str]]:

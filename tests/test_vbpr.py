@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from infodcl_geo.graph.graph import normalized_adjacency
 from infodcl_geo.models.base import Batch
-from infodcl_geo.models.vbpr import VBPR, ModalProjection, VBPROptions
+from infodcl_geo.models.vbpr import VBPR, VBPROptions
+from infodcl_geo.nn.modal import ModalProjection
 
 PAIRS = torch.tensor([[0, 1, 1], [0, 1, 2]])
 BATCH = Batch(torch.tensor([0, 1]), torch.tensor([0, 2]), torch.tensor([1, 0]), torch.empty(0, dtype=torch.int64), 1.0)

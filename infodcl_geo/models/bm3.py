@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import OptionError
-from ..graph.graph import Graph
 from ..nn.losses import embedding_penalty
-from .base import Batch, EmbeddingModel
+from .base import Batch
+from .modal import ModalModel
 from .options import ChannelModelOptions, check
 from .recipe import Recipe, Space, search_embeddings
-from .vbpr import ModalProjection, checked_features
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class BM3Options(ChannelModelOptions):
             raise OptionError("dropout is a share below 1: nothing would be left")
 
 
-class BM3(EmbeddingModel):
+class BM3(ModalModel):
     r"""BM3 (Zhou et al., WWW 2023), for any number of modalities:
 
     .. math::
@@ -61,23 +58,12 @@ class BM3(EmbeddingModel):
     an item without interactions is ranked by what it learned as target of its modalities. Without features of their
     own the items are described by the similarity channels.
 
-    Args:
-        graph, num_users, num_items, options, changes: as in :class:`~infodcl_geo.models.base.EmbeddingModel`; ``l2`` is
-            on the layer-0 embeddings of the batch.
-        features: ``[num_items, f]`` by the modality's name, of any widths.
-
-    Raises:
-        OptionError: without features, or if their rows are not the items.
+    Arguments as in :class:`~infodcl_geo.models.modal.ModalModel`; ``l2`` is on the layer-0 embeddings of the batch.
     """
 
     Options = BM3Options
 
-    def __init__(
-        self, graph: Graph, num_users: int, num_items: int, features: Mapping[str, Tensor], **changes: Any
-    ) -> None:
-        super().__init__(graph, num_users, num_items, **changes)
-        given = checked_features(features, num_items)
-        self.projections = nn.ModuleList(ModalProjection(f, self.dim) for f in given)
+    def set_up(self, features: list[Tensor]) -> None:
         self.predictor = nn.Linear(self.dim, self.dim)
         nn.init.xavier_uniform_(self.predictor.weight)
         nn.init.zeros_(self.predictor.bias)

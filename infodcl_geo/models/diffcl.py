@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from infodcl_geo.kernels import infonce
 
-from ..graph.graph import Graph, propagate, sparse_matrix
+from ..graph.graph import Graph, propagate
 from ..nn.diffusion import Denoiser, ForwardDiffusion, LinearNoise, reverse_process
+from ..nn.item_graph import ItemGraph, similar_items_graph
 from ..nn.losses import reconstruction_loss
 from ..nn.modal import ModalEncoder
 from .base import Batch
@@ -69,29 +70,6 @@ class DiffCLOptions(ChannelRankingOptions):
         LinearNoise(self.noise_scale, self.noise_min, self.noise_max)
 
 
-def similar_items_graph(features: Tensor, top_k: int, *, chunk_size: int = 2048) -> Graph:
-    r"""The graph of similar items, :math:`\hat S = D^{-1/2} S D^{-1/2}` (DiffCL section 4.2.4).
-
-    :math:`S_{ij} = 1` for the ``top_k`` items j whose features have the largest cosine with those of i, itself among
-    them, and 0 for all others; :math:`D_{ii} = \sum_j S_{ij}`. Not symmetric.
-
-    Args:
-        features: ``[num_items, f]``.
-        top_k: K; all items where there are fewer.
-        chunk_size: rows of the similarity matrix that exist at a time.
-
-    Returns:
-        Graph ``[num_items, num_items]``.
-    """
-    unit = F.normalize(features.float(), dim=1)
-    top_k = min(top_k, len(unit))
-    col = torch.cat([(rows @ unit.T).topk(top_k).indices for rows in unit.split(chunk_size)])
-    row = torch.arange(len(unit)).unsqueeze(1).expand_as(col)
-    # Every row has K ones, so every weight of the normalised matrix is 1 / K.
-    weight = torch.full((col.numel(),), 1 / top_k)
-    return Graph(sparse_matrix(row.reshape(-1), col.reshape(-1), weight, (len(unit), len(unit))))
-
-
 class _Modality(nn.Module):
     """One modality: its users' preferences, its items' features, its graph of similar items, its denoiser."""
 
@@ -101,25 +79,15 @@ class _Modality(nn.Module):
         super().__init__()
         self.users = nn.Embedding(num_users, dim)
         self.items = ModalEncoder(features, num_items, dim)
-        self.similar: Graph | None = None
+        self.similar: ItemGraph | None = None
         if options.item_layers:
-            self.similar = similar_items_graph(torch.cat(list(features.values()), dim=1), options.item_neighbours)
+            joined = torch.cat(list(features.values()), dim=1)
+            self.similar = ItemGraph(similar_items_graph(joined, options.item_neighbours))
         self.denoiser = Denoiser(dim, time_dim=options.time_dim) if options.contrast else None
-
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
-        super()._apply(fn, recurse)
-        if self.similar is not None:
-            self.similar = self.similar.to(self.users.weight.device)
-        return self
 
     def enhanced(self, items: Tensor, num_layers: int) -> Tensor:
         """Item embeddings ``[N, d]`` plus themselves after propagation over the graph of similar items."""
-        if self.similar is None:
-            return items
-        layer = items
-        for _ in range(num_layers):
-            layer = self.similar @ layer
-        return items + layer
+        return items if self.similar is None else items + self.similar(items, num_layers)
 
 
 class DiffCL(RankingModel):
@@ -135,7 +103,7 @@ class DiffCL(RankingModel):
     - Contrast: two views of :math:`E_m`, each noised to step T and denoised again step by step, contrasted by InfoNCE
       for the users and for the items of the batch. The denoiser learns from
       :math:`\|x_0 - \hat x_\theta(x_t, t)\|^2` at random steps t, which moves no embedding.
-    - Enhancement: :math:`e_m^i + \hat S_m^l e_m^i` over :func:`similar_items_graph`.
+    - Enhancement: :math:`e_m^i + \hat S_m^l e_m^i` over :func:`~infodcl_geo.nn.item_graph.similar_items_graph`.
     - Fusion: :math:`E_f = \sum_m \mu_m E_m` with trained :math:`\mu_m` that sum to one, alike at the start (for two
       modalities :math:`\mu` and :math:`1 - \mu`). Scores are :math:`e_f^u \cdot e_f^i + e_{id}^u \cdot e_{id}^i`.
     - Alignment: :math:`\mu` and :math:`\sigma` are the means and standard deviations of the d columns over all users

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,15 +14,15 @@ from infodcl_geo.kernels import infonce
 
 from ..graph.graph import Graph, sparse_matrix
 from ..nn.edges import Edges
+from ..nn.item_graph import ItemGraph
 from ..nn.propagation import normalized
 from .base import Batch
 from .diffrec import DiffRec, DiffRecOptions
-from .freedom import ItemGraph
 from .lightgcn import LightGCN
+from .modal import ModalModel
 from .objective import ChannelRankingOptions
 from .options import check
 from .recipe import Recipe, Space, search_contrast, search_embeddings
-from .vbpr import ModalProjection, checked_features
 
 _CHUNK = 1024
 
@@ -86,7 +85,7 @@ class DiffMMOptions(ChannelRankingOptions):
         return DiffRecOptions(importance=False, **{name: getattr(self, name) for name in names})
 
 
-class DiffMM(LightGCN):
+class DiffMM(ModalModel, LightGCN):
     r"""DiffMM (Jiang et al., MM 2024), for any number of modalities.
 
     Each modality has a diffusion of the users' rows of interactions, :class:`~infodcl_geo.models.diffrec.DiffRec`,
@@ -115,31 +114,20 @@ class DiffMM(LightGCN):
     trains the features too and chooses its epoch on the test split. Without features of their own the items are
     described by the similarity channels.
 
-    Args:
-        graph, num_users, num_items, options, changes: as in :class:`~infodcl_geo.models.base.EmbeddingModel`; ``l2`` is
-            on the layer-0 embeddings of the batch.
-        features: ``[num_items, f]`` by the modality's name, of any widths.
-
-    Raises:
-        OptionError: without features, or if their rows are not the items.
+    Arguments as in :class:`~infodcl_geo.models.modal.ModalModel`; ``l2`` is on the layer-0 embeddings of the batch.
     """
 
     Options = DiffMMOptions
 
-    def __init__(
-        self, graph: Graph, num_users: int, num_items: int, features: Mapping[str, Tensor], **changes: Any
-    ) -> None:
-        super().__init__(graph, num_users, num_items, **changes)
-        given = checked_features(features, num_items)
-        edges = Edges(graph)
-        pairs = torch.stack([edges.users, edges.items - num_users])
-        self.looped = ItemGraph(looped_graph(pairs, num_users, num_items))
-        self.projections = nn.ModuleList(ModalProjection(f, self.dim) for f in given)
+    def set_up(self, features: list[Tensor]) -> None:
+        edges = Edges(self.graph)
+        pairs = torch.stack([edges.users, edges.items - self.num_users])
+        self.looped = ItemGraph(looped_graph(pairs, self.num_users, self.num_items))
         self.diffusions = nn.ModuleList(
-            DiffRec(pairs, num_users, num_items, options=self.options.diffusion()) for _ in given
+            DiffRec(pairs, self.num_users, self.num_items, options=self.options.diffusion()) for _ in features
         )
         self._nets = [cast(DiffRec, net) for net in self.diffusions]
-        self.modality = nn.Parameter(torch.zeros(len(given)))
+        self.modality = nn.Parameter(torch.zeros(len(features)))
         self.seen, self.drawn_in = 0, -1
         self.chosen: list[Tensor] = []
         self.drawn: list[Graph] = []

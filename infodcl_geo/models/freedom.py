@@ -2,85 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import OptionError
-from ..graph.graph import Graph, csr_parts, propagate, sparse_matrix
-from ..graph.similarity import cosine_graph
+from ..graph.graph import Graph, propagate
 from ..nn.edges import Edges
+from ..nn.item_graph import ItemGraph, knn_graph, weighted_sum
 from ..nn.losses import bpr_loss
-from ..nn.propagation import normalized
 from .base import Batch
 from .lightgcn import LightGCN
+from .modal import ModalModel
 from .objective import ChannelRankingOptions
 from .options import check
 from .recipe import Recipe, Space, search_embeddings
-from .vbpr import ModalProjection, checked_features
-
-
-def knn_graph(features: Tensor, top_k: int, *, binary: bool) -> Graph:
-    r"""The graph of similar items, :math:`\hat S = D^{-1/2} S D^{-1/2}` with :math:`D_{ii} = \sum_j S_{ij}`.
-
-    :math:`S_{ij}`, for the item i itself and for the ``top_k - 1`` others of largest positive cosine with it, is 1 or
-    that cosine; 0 elsewhere. Not symmetric. An item whose features are all zero has none but itself.
-
-    Args:
-        features: ``[N, f]``.
-        top_k: K, with the item itself.
-        binary: whether S holds ones instead of cosines.
-    """
-    pointers, col, weight, (size, _) = csr_parts(
-        cosine_graph(features.float(), (features != 0).any(1), top_k=top_k - 1).matrix
-    )
-    own = torch.arange(size, device=col.device)
-    row = torch.cat([torch.repeat_interleave(own, pointers.diff()), own])
-    weight = torch.cat([torch.ones_like(weight) if binary else weight, torch.ones(size, device=col.device)])
-    return normalized(Graph(sparse_matrix(row, torch.cat([col, own]), weight, (size, size))))
-
-
-def weighted_sum(graphs: list[Graph], weights: list[float]) -> Graph:
-    r"""The graph :math:`\sum_m w_m S^m` of square graphs of one size."""
-    row, col, value = [], [], []
-    for graph, weight in zip(graphs, weights, strict=True):
-        pointers, columns, values, (size, _) = csr_parts(graph.matrix)
-        row.append(torch.repeat_interleave(torch.arange(size, device=columns.device), pointers.diff()))
-        col.append(columns)
-        value.append(weight * values)
-    place, where = (torch.cat(row) * size + torch.cat(col)).unique(return_inverse=True)
-    total = torch.zeros(place.numel()).index_add_(0, where, torch.cat(value))
-    return Graph(sparse_matrix(place // size, place % size, total, (size, size)))
-
-
-class ItemGraph(nn.Module):
-    """A fixed graph over items that moves with the model that holds it.
-
-    Args:
-        graph: ``[N, N]``.
-    """
-
-    _where: Tensor
-
-    def __init__(self, graph: Graph) -> None:
-        super().__init__()
-        self.graph = graph
-        self.register_buffer("_where", torch.empty(0), persistent=False)
-
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
-        super()._apply(fn, recurse)
-        self.graph = self.graph.to(self._where.device)
-        return self
-
-    def forward(self, x: Tensor, num_layers: int) -> Tensor:
-        r""":math:`S^L X` of vectors ``[N, d]``."""
-        for _ in range(num_layers):
-            x = self.graph @ x
-        return x
 
 
 @dataclass(frozen=True)
@@ -113,7 +51,7 @@ class FREEDOMOptions(ChannelRankingOptions):
             raise OptionError("pruning is a share below 1: all interactions would be gone")
 
 
-class FREEDOM(LightGCN):
+class FREEDOM(ModalModel, LightGCN):
     r"""FREEDOM (Zhou and Shen, MM 2023), for any number of modalities:
 
     .. math::
@@ -121,35 +59,24 @@ class FREEDOM(LightGCN):
         \hat u = \bar u, \quad \hat i = \bar i + h_i, \qquad
         \mathcal L = \mathcal L_{bpr}(\hat u, \hat i) + \lambda \sum_m \mathcal L_{bpr}(\hat u, W_m f^m_i + b_m)
 
-    with :math:`S^m` the :func:`knn_graph` of the modality, frozen, of ones (section 3.1), and :math:`\bar u, \bar i`
-    the means of LightGCN's layers on the interactions that are left: :math:`(1 - \rho) |E|` of them, drawn without
-    replacement with :math:`p_{ui} \propto 1 / \sqrt{d_u d_i}` and normalised by the degrees that are left (section
-    3.2). Inference takes all interactions.
+    with :math:`S^m` the :func:`~infodcl_geo.nn.item_graph.knn_graph` of the modality, frozen, of ones (section 3.1),
+    and :math:`\bar u, \bar i` the means of LightGCN's layers on the interactions that are left:
+    :math:`(1 - \rho) |E|` of them, drawn without replacement with :math:`p_{ui} \propto 1 / \sqrt{d_u d_i}` and
+    normalised by the degrees that are left (section 3.2). Inference takes all interactions.
 
     The authors' program draws the interactions for each epoch, here for each step; it trains the features themselves,
     which here stay what they are. Without features of their own the items are described by the similarity channels.
 
-    Args:
-        graph, num_users, num_items, options, changes: as in :class:`~infodcl_geo.models.base.EmbeddingModel`; ``l2`` is
-            on the layer-0 embeddings of the batch.
-        features: ``[num_items, f]`` by the modality's name, of any widths.
-
-    Raises:
-        OptionError: without features, or if their rows are not the items.
+    Arguments as in :class:`~infodcl_geo.models.modal.ModalModel`; ``l2`` is on the layer-0 embeddings of the batch.
     """
 
     Options = FREEDOMOptions
 
-    def __init__(
-        self, graph: Graph, num_users: int, num_items: int, features: Mapping[str, Tensor], **changes: Any
-    ) -> None:
-        super().__init__(graph, num_users, num_items, **changes)
+    def set_up(self, features: list[Tensor]) -> None:
         options: FREEDOMOptions = self.options
-        given = checked_features(features, num_items)
-        graphs = [knn_graph(f, options.item_neighbours, binary=True) for f in given]
-        self.similar = ItemGraph(weighted_sum(graphs, modality_weights(len(given), options.first_share)))
-        self.projections = nn.ModuleList(ModalProjection(f, self.dim) for f in given)
-        self.edges = Edges(graph)
+        graphs = [knn_graph(f, options.item_neighbours, binary=True) for f in features]
+        self.similar = ItemGraph(weighted_sum(graphs, modality_weights(len(features), options.first_share)))
+        self.edges = Edges(self.graph)
 
     def _ranked(self, graph: Graph) -> tuple[Tensor, Tensor]:
         users, items = self.split(propagate(graph, self.nodes(), self.num_layers))

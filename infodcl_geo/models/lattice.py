@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..graph.graph import Graph, csr_parts, propagate
+from ..graph.graph import csr_parts, propagate
 from ..graph.similarity import cosine_graph
+from ..nn.item_graph import ItemGraph, knn_graph
 from .base import Batch
-from .freedom import ItemGraph, knn_graph
 from .lightgcn import LightGCN
+from .modal import ModalModel
 from .objective import ChannelRankingOptions
 from .options import check
 from .recipe import Recipe, Space, search_embeddings
-from .vbpr import ModalProjection, checked_features
 
 
 class Neighbours(NamedTuple):
@@ -83,7 +82,7 @@ class LATTICEOptions(ChannelRankingOptions):
         check(self, at_least_1=["dim", "item_neighbours", "similar_items"], shares=["original"])
 
 
-class LATTICE(LightGCN):
+class LATTICE(ModalModel, LightGCN):
     r"""LATTICE (Zhang et al., MM 2021) over LightGCN, for any number of modalities:
 
     .. math::
@@ -101,27 +100,17 @@ class LATTICE(LightGCN):
     summed before they are normalised. The features themselves are not trained, as they are there. Without features of
     their own the items are described by the similarity channels.
 
-    Args:
-        graph, num_users, num_items, options, changes: as in :class:`~infodcl_geo.models.base.EmbeddingModel`; ``l2`` is
-            on the layer-0 embeddings of the batch.
-        features: ``[num_items, f]`` by the modality's name, of any widths.
-
-    Raises:
-        OptionError: without features, or if their rows are not the items.
+    Arguments as in :class:`~infodcl_geo.models.modal.ModalModel`; ``l2`` is on the layer-0 embeddings of the batch.
     """
 
     Options = LATTICEOptions
     covered: Tensor
 
-    def __init__(
-        self, graph: Graph, num_users: int, num_items: int, features: Mapping[str, Tensor], **changes: Any
-    ) -> None:
-        super().__init__(graph, num_users, num_items, **changes)
-        given, neighbours = checked_features(features, num_items), self.options.item_neighbours
-        self.original = nn.ModuleList(ItemGraph(knn_graph(f, neighbours, binary=False)) for f in given)
-        self.projections = nn.ModuleList(ModalProjection(f, self.dim) for f in given)
-        self.modality = nn.Parameter(torch.zeros(len(given)))
-        self.register_buffer("covered", torch.stack([(f != 0).any(1) for f in given]), persistent=False)
+    def set_up(self, features: list[Tensor]) -> None:
+        neighbours = self.options.item_neighbours
+        self.original = nn.ModuleList(ItemGraph(knn_graph(f, neighbours, binary=False)) for f in features)
+        self.modality = nn.Parameter(torch.zeros(len(features)))
+        self.register_buffer("covered", torch.stack([(f != 0).any(1) for f in features]), persistent=False)
         self.seen, self.found_in = 0, -1
         self.near: list[Neighbours] = []
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,16 +12,17 @@ from torch import Tensor, nn
 from infodcl_geo.kernels import infonce
 
 from ..errors import OptionError
-from ..graph.graph import Graph, interaction_graph, propagate
+from ..graph.graph import interaction_graph, propagate
 from ..graph.similarity import weighted_mean
 from ..nn.edges import Edges
+from ..nn.item_graph import ItemGraph
+from ..nn.modal import ModalProjection
 from .base import Batch
-from .freedom import ItemGraph
 from .lightgcn import LightGCN
+from .modal import ModalModel
 from .objective import ChannelRankingOptions
 from .options import check
 from .recipe import Recipe, Space, search_contrast, search_embeddings
-from .vbpr import ModalProjection, checked_features
 
 _Dependencies = tuple[Tensor, Tensor]
 """Shares of the hyperedges in the users ``[M, A]`` and in the items ``[N, A]``."""
@@ -64,7 +63,7 @@ class LGMRecOptions(ChannelRankingOptions):
             raise OptionError("dropout is a share below 1: nothing would be left")
 
 
-class LGMRec(LightGCN):
+class LGMRec(ModalModel, LightGCN):
     r"""LGMRec (Guo et al., AAAI 2024), for any number of modalities.
 
     Local embeddings are LightGCN's, :math:`E_{id}`, and those of the modalities (section 3.1), with
@@ -93,26 +92,16 @@ class LGMRec(LightGCN):
     features are seen through the hyperedges alone. The features themselves are not trained, as they are in the authors'
     program. Without features of their own the items are described by the similarity channels.
 
-    Args:
-        graph, num_users, num_items, options, changes: as in :class:`~infodcl_geo.models.base.EmbeddingModel`; ``l2`` is
-            on the layer-0 embeddings of the batch.
-        features: ``[num_items, f]`` by the modality's name, of any widths.
-
-    Raises:
-        OptionError: without features, or if their rows are not the items.
+    Arguments as in :class:`~infodcl_geo.models.modal.ModalModel`; ``l2`` is on the layer-0 embeddings of the batch.
     """
 
     Options = LGMRecOptions
 
-    def __init__(
-        self, graph: Graph, num_users: int, num_items: int, features: Mapping[str, Tensor], **changes: Any
-    ) -> None:
-        super().__init__(graph, num_users, num_items, **changes)
-        given, edges = checked_features(features, num_items), Edges(graph)
-        pairs = torch.stack([edges.users, edges.items - num_users])
-        self.interactions = ItemGraph(interaction_graph(pairs, num_users, num_items))
-        self.projections = nn.ModuleList(ModalProjection(f, self.dim) for f in given)
-        self.hyperedges = nn.ModuleList(ModalProjection(f, self.options.hyperedges, bias=False) for f in given)
+    def set_up(self, features: list[Tensor]) -> None:
+        edges = Edges(self.graph)
+        pairs = torch.stack([edges.users, edges.items - self.num_users])
+        self.interactions = ItemGraph(interaction_graph(pairs, self.num_users, self.num_items))
+        self.hyperedges = nn.ModuleList(ModalProjection(f, self.options.hyperedges, bias=False) for f in features)
 
     def _of_items(self, items: Tensor) -> Tensor:
         """Means ``[M, d]`` of what the users' items have ``[N, d]``; zero for users without any."""

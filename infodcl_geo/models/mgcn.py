@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,14 +10,14 @@ from torch import Tensor, nn
 
 from infodcl_geo.kernels import infonce
 
-from ..graph.graph import Graph, propagate
+from ..graph.graph import propagate
+from ..nn.item_graph import ItemGraph, knn_graph
 from .base import Batch
-from .freedom import ItemGraph, knn_graph
 from .lightgcn import LightGCN
+from .modal import ModalModel
 from .objective import ChannelRankingOptions
 from .options import check
 from .recipe import Recipe, Space, search_contrast, search_embeddings
-from .vbpr import ModalProjection, checked_features
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class MGCNOptions(ChannelRankingOptions):
         check(self, at_least_1=["dim", "item_neighbours", "similar_items"], positive=["temperature"])
 
 
-class MGCN(LightGCN):
+class MGCN(ModalModel, LightGCN):
     r"""MGCN (Yu et al., MM 2023), for any number of modalities:
 
     .. math::
@@ -70,26 +68,16 @@ class MGCN(LightGCN):
     authors' program, which also divides :math:`E_s` by 3. The preferences of the modalities have matrices of
     their own, as in the paper. Without features of their own the items are described by the similarity channels.
 
-    Args:
-        graph, num_users, num_items, options, changes: as in :class:`~infodcl_geo.models.base.EmbeddingModel`; ``l2`` is
-            on the layer-0 embeddings of the batch.
-        features: ``[num_items, f]`` by the modality's name, of any widths.
-
-    Raises:
-        OptionError: without features, or if their rows are not the items.
+    Arguments as in :class:`~infodcl_geo.models.modal.ModalModel`; ``l2`` is on the layer-0 embeddings of the batch.
     """
 
     Options = MGCNOptions
 
-    def __init__(
-        self, graph: Graph, num_users: int, num_items: int, features: Mapping[str, Tensor], **changes: Any
-    ) -> None:
-        super().__init__(graph, num_users, num_items, **changes)
-        given, neighbours = checked_features(features, num_items), self.options.item_neighbours
-        self.similar = nn.ModuleList(ItemGraph(knn_graph(f, neighbours, binary=False)) for f in given)
-        self.projections = nn.ModuleList(ModalProjection(f, self.dim) for f in given)
-        self.gates = nn.ModuleList(nn.Linear(self.dim, self.dim) for _ in given)
-        self.preferences = nn.ModuleList(nn.Linear(self.dim, self.dim) for _ in given)
+    def set_up(self, features: list[Tensor]) -> None:
+        neighbours = self.options.item_neighbours
+        self.similar = nn.ModuleList(ItemGraph(knn_graph(f, neighbours, binary=False)) for f in features)
+        self.gates = nn.ModuleList(nn.Linear(self.dim, self.dim) for _ in features)
+        self.preferences = nn.ModuleList(nn.Linear(self.dim, self.dim) for _ in features)
         self.query = nn.Sequential(nn.Linear(self.dim, self.dim), nn.Tanh(), nn.Linear(self.dim, 1, bias=False))
 
     def parts(self) -> tuple[Tensor, Tensor]:

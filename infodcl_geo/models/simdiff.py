@@ -40,14 +40,13 @@ class SimDiffOptions(ChannelRankingOptions):
         schedule: noise schedule that the reverse process undoes: 'linear', 'exp', 'cosine' or 'sqrt'.
         steps: T.
         inference_steps: steps of the reverse process, evenly spaced; 0, or more than T, visits all T.
-        sampler: 'ddim' takes DDIM's steps, which keep the share of a signal that, unlike noise, is the same in every
-            step; 'mean' follows the means of the posterior (eq. 5), 'ddpm' samples it.
+        sampler: 'ddim' keeps the share of a signal that, unlike noise, is the same in every step; 'mean' follows the
+            means of the posterior (eq. 5), 'ddpm' samples it.
         guidance: weight w of the classifier-free guidance at inference.
         time_dim: size d_t of the encoding of the step.
         unguided: share of training rows whose guide is left out, so that the denoiser can do without.
-        source: what the latent variable holds: 'both', or in the ablations 'signal' (G, .) or 'item' (I, .).
-        target: what is reconstructed: 'item', or in the ablations 'both' (., I+G) or 'pretrained', fixed vectors of
-            users and items, where only the denoiser and the signal's MLP are trained.
+        source: the latent variable: 'both', or in the ablations 'signal' (G, .) or 'item' (I, .).
+        target: what is reconstructed: 'item', or in the ablations 'both' (., I+G) or 'pretrained', vectors that stay.
         modal: False is the ablation "w/o modal": Gaussian noise instead of the signal, and no guide.
     """
 
@@ -137,10 +136,8 @@ class SimDiff(RankingModel):
             raise ValueError("target 'pretrained' and pretrained vectors belong together")
         if pretrained is not None:
             for embedding, vectors in zip((self.user_embedding, self.item_embedding), pretrained, strict=True):
-                if vectors.shape != embedding.weight.shape:
-                    raise ValueError(
-                        f"pretrained vectors are {list(vectors.shape)}, not {list(embedding.weight.shape)}"
-                    )
+                if vectors.shape != (shape := embedding.weight.shape):
+                    raise ValueError(f"pretrained vectors are {list(vectors.shape)}, not {list(shape)}")
                 embedding.weight.requires_grad_(False).copy_(vectors)
 
     def _latent(self, e: Tensor, signal: Tensor) -> Tensor:
@@ -156,14 +153,14 @@ class SimDiff(RankingModel):
         options, users = self.options, Rows(self.user_embedding)
         of_batch = [batch.positives, batch.negatives] if self.objective is None else [batch.positives]
         e, target, generated = self._generated(torch.cat(of_batch), generator)
-        parts = generated.chunk(len(of_batch))
+        made = dict(zip(map(id, of_batch), generated.chunk(len(of_batch)), strict=True))
 
         def items(rows: Tensor | None) -> Tensor:
-            for ids, part in zip(of_batch, parts, strict=True):
-                if rows is ids:
-                    return part
-            everything = torch.arange(self.num_items, device=e.device) if rows is None else rows
-            return self._generated(everything, generator)[2]
+            if id(rows) in made:
+                return made[id(rows)]
+            return self._generated(torch.arange(self.num_items, device=e.device) if rows is None else rows, generator)[
+                2
+            ]
 
         terms = {
             **self.ranked(batch, users, Rows(items), generator),
@@ -219,8 +216,7 @@ class SimDiff(RankingModel):
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """Users and generated items after propagation, ``[M, d]`` and ``[N, d]``, scored by inner product (eq. 11)."""
         device = self.item_embedding.weight.device
-        items = self.generate(torch.Generator(device).manual_seed(0))
-        nodes = torch.cat([self.user_embedding.weight, items])
+        nodes = torch.cat([self.user_embedding.weight, self.generate(torch.Generator(device).manual_seed(0))])
         return self.split(propagate(self.graph, F.normalize(nodes) if self.cosine else nodes, self.num_layers))
 
 

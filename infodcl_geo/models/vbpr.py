@@ -9,58 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import OptionError
 from ..graph.graph import Graph, propagate
 from ..nn.losses import embedding_penalty
+from ..nn.modal import ModalProjection, checked_features
 from .base import Batch
 from .objective import ChannelRankingOptions
 from .options import check
 from .ranked import RankingModel, Rows
 from .recipe import Recipe, Space, search_embeddings
-
-
-class ModalProjection(nn.Module):
-    r"""A modality's vectors :math:`W f_i + b`, of features that are not trained.
-
-    The features are centred and divided by the root mean square of what is left, so that pixels, sentence vectors and
-    the metadata of a channel enter at one scale.
-
-    Args:
-        features: ``[N, f]``.
-        dim: d, size of the vectors.
-        bias: whether there is a b.
-    """
-
-    features: Tensor
-
-    def __init__(self, features: Tensor, dim: int, *, bias: bool = True) -> None:
-        super().__init__()
-        centred = features.float() - features.float().mean(0)
-        scale = centred.square().mean().sqrt().clamp(min=torch.finfo(torch.float32).tiny)
-        # Rebuilt from the data, so a checkpoint of the weights need not carry it.
-        self.register_buffer("features", centred / scale, persistent=False)
-        self.linear = nn.Linear(features.size(1), dim, bias=bias)
-        nn.init.xavier_uniform_(self.linear.weight)
-        if bias:
-            nn.init.zeros_(self.linear.bias)
-
-    def forward(self, items: Tensor | None = None) -> Tensor:
-        """Vectors ``[B, d]`` of ``items`` ``[B]``, by default of all."""
-        return self.linear(self.features if items is None else self.features[items])
-
-
-def checked_features(features: Mapping[str, Tensor], num_items: int) -> list[Tensor]:
-    """The modalities' features ``[N, f]`` in their order.
-
-    Raises:
-        OptionError: without any, or if one has not a row for each item.
-    """
-    if not features:
-        raise OptionError("features of the items are needed, got none: give the model channels")
-    for name, given in features.items():
-        if given.dim() != 2 or given.size(0) != num_items:
-            raise OptionError(f"features {name!r} are {list(given.shape)}, not a row for each of {num_items} items")
-    return list(features.values())
 
 
 @dataclass(frozen=True)
