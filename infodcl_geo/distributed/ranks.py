@@ -51,7 +51,7 @@ class ShardedRanks(_Ranks):
             return torch.rand(count, nodes.size(1), generator=generator, device=nodes.device, dtype=nodes.dtype)
 
         sides = (self.partition.users, self.partition.items)
-        return torch.cat([drawn_rows(draw, rows.start, len(rows), rows.total - rows.stop) for rows in sides])
+        return torch.cat([drawn_rows(draw, rows) for rows in sides])
 
     def total(self, side: Side, own: int) -> int:
         return self.partition.of(side).total
