@@ -11,10 +11,13 @@ import pytest
 import torch
 from ranks import run_ranks
 
+from infodcl_geo import configure
 from infodcl_geo.data.generated import demo
 from infodcl_geo.data.interactions import load_interactions
+from infodcl_geo.data.options import DataOptions
 from infodcl_geo.distributed.group import Group
 from infodcl_geo.distributed.input import collected, is_sharded, load_sharded
+from infodcl_geo.distributed.run import run_several
 from infodcl_geo.distributed.spectral import sharded_spectral_embeddings
 from infodcl_geo.graph.spectral import SVDOptions, spectral_embeddings
 
@@ -39,7 +42,7 @@ def write_parts(folder: Path, kind: str, declared: bool) -> None:
 def read_all(group: Group, folders: list[str]) -> Any:
     found = []
     for folder in folders:
-        data = load_sharded(folder, group)
+        data = load_sharded(DataOptions(folder), group)
         whole = collected(data, group)
         own = (data.part.users.start, data.part.users.stop, data.train[0].unique().tolist(), data.train.size(1))
         splits = None
@@ -78,7 +81,7 @@ def test_files_give_what_one_process_reads(tmp_path: Path) -> None:
 
 
 def vectors(group: Group, folder: str) -> Any:
-    data = load_sharded(folder, group)
+    data = load_sharded(DataOptions(folder), group)
     return sharded_spectral_embeddings(data.train, data.part, group, 6, SVDOptions(0.75, 1.0), iterations=12)
 
 
@@ -94,3 +97,29 @@ def test_pretraining_as_the_exact_decomposition(size: int, tmp_path: Path) -> No
     for side in (0, 1):
         got = torch.cat([part[side] for part in found])
         torch.testing.assert_close(got, expected[side], rtol=0.02, atol=2e-3)
+
+
+def trained(group: Group, folder: str, init: str) -> Any:
+    config = configure("lightgcn", init=init, dim=8, batch_size=200, epochs=2, eval_every=1, seed=4, smoothing=0.75)
+    data: Any = load_sharded(DataOptions(folder), group)
+    found = []
+    for of in (data, load_interactions(folder)):
+        run = run_several(of, config, group, tables="sharded", progress=False)
+        rows = [{k: v for k, v in row.items() if k != "seconds"} for row in run.result.history]
+        found.append((rows, run.test, run.model.state()["items"]))
+    return found
+
+
+@pytest.mark.parametrize("init", ["normal", "pretrained"])
+def test_a_model_of_parts_is_that_of_the_whole(init: str, tmp_path: Path) -> None:
+    """The same start, the same batches: built of its own rows alone, or cut out of the model of all."""
+    write_parts(tmp_path / "data", "text", True)
+    parts, whole = run_ranks(trained, 2, tmp_path / "ranks", str(tmp_path / "data"), init)[0]
+    # Random starts are the same numbers; the exact decomposition and the randomized one differ a little.
+    close = 1e-3 if init == "normal" else 0.1
+    for row, wanted in zip(parts[0], whole[0], strict=True):
+        assert row["bpr"] == pytest.approx(wanted["bpr"], rel=close)
+    assert parts[1]["recall@20"] == pytest.approx(whole[1]["recall@20"], abs=0.01 + close)
+    if init == "normal":
+        assert parts[0][-1] == pytest.approx(whole[0][-1], abs=5e-3)
+        torch.testing.assert_close(parts[2], whole[2], rtol=1e-3, atol=1e-5)

@@ -31,7 +31,9 @@ def data_of() -> Interactions:
 
 
 def config_of(name: str) -> Any:
-    return configure(name, **{"dim": 8, "batch_size": 300, "seed": 3, "lr": 0.01, "epochs": 4, "eval_every": 2, **RUNS[name]})
+    return configure(
+        name, **{"dim": 8, "batch_size": 300, "seed": 3, "lr": 0.01, "epochs": 4, "eval_every": 2, **RUNS[name]}
+    )
 
 
 class StopAt(Callback):

@@ -7,6 +7,7 @@ process has it. Then each interaction goes to the rank of its user.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from torch import Tensor
 from ..data.folders import find_files
 from ..data.ids import IdMap, InteractionError
 from ..data.interactions import Interactions
+from ..data.layouts import Columns
+from ..data.options import DataOptions
 from ..data.readers import Reading, read
 from ..data.split import Split
 from ..data.tables import Ids, Table
@@ -73,39 +76,37 @@ def is_sharded(source: str | Path) -> bool:
     return len(files) > 1 and all(file.suffix in (".parquet", ".pq") for file in files)
 
 
-def load_sharded(
-    source: str | Path, group: Group, *, split: Split = Split(), seed: int = 0, name: str | None = None  # noqa: B008
-) -> OwnInteractions:
+def load_sharded(options: DataOptions, group: Group) -> OwnInteractions:
     """Read this rank's share of a folder of files, and exchange ids and interactions with the others.
 
-    Folders ``train``, ``valid`` and ``test`` of files (also ``split=train`` and so on) keep their split; files alone are
-    split by the ``ratio`` rule, each user's random interactions by a hash of (seed, user, item).
+    Folders ``train``, ``valid`` and ``test`` of files (also ``split=train`` and so on) keep their split; files alone
+    are split by the ``ratio`` rule, each user's random interactions by a hash of (seed, user, item).
 
     Args:
-        source: the folder, which all ranks see.
+        options: the folder, which all ranks see, and how it is read.
         group: the ranks.
-        split: how to split what is not split yet; its kind must be ``ratio``.
-        seed: of the split.
-        name: what to call the data.
 
     Raises:
-        InteractionError: if a file cannot be read, or the split needs all interactions in one place.
+        InteractionError: if a file cannot be read, or an option needs all interactions in one place.
     """
-    folder = Path(source)
-    files = find_files(folder, {}, None)
-    tables = {part: [read(file, Reading())[0] for file in of[group.rank :: group.size]] for part, of in files.items()}
+    folder = Path(options.data)
+    if options.k_core or options.split != "ratio":
+        raise InteractionError(f"{folder}: k_core, and splits other than ratio, need all interactions on one process")
+    columns = Columns(options.user_column, options.item_column, options.rating_column, options.time_column)
+    how = Reading(options.format, columns, time_format=options.time_format)
+    given = {"train": options.train_file, "valid": options.valid_file, "test": options.test_file}
+    files = find_files(folder, given, options.format)
+    tables = {
+        part: [_rated(read(file, how)[0], options.min_rating) for file in of[group.rank :: group.size]]
+        for part, of in files.items()
+    }
     everything = [table for of in tables.values() for table in of]
-    ids: list[tuple[pl.Series, Tensor, IdMap, int]] = []
-    for role in ("users", "items"):
-        columns: list[Ids] = [getattr(table, role) for table in everything]
-        ids.append(_sorted_rows(columns, group))
-    users, items = ids
+    users, items = (_sorted_rows([getattr(table, role) for table in everything], group) for role in ("users", "items"))
+    split = Split("ratio", options.valid_share, options.test_share)
     part = partition(users[3], items[3], group.size, group.rank)
     own = {name: _pairs(of, users, items, part, group) for name, of in tables.items()}
     if len(own) == 1:
-        if split.kind != "ratio":
-            raise InteractionError(f"{folder}: a split of kind {split.kind} needs all interactions on one process")
-        own = dict(zip(_PARTS, _split(own["train"], part, split, seed), strict=True))
+        own = dict(zip(_PARTS, _split(own["train"], part, split, options.split_seed), strict=True))
     empty = torch.empty(2, 0, dtype=torch.int64)
     train, valid, test = (own.get(name, empty) for name in _PARTS)
     valid = _without(valid, train, part)
@@ -121,22 +122,29 @@ def load_sharded(
         part,
         users[2],
         items[2],
-        name or folder.resolve().name,
+        folder.resolve().name,
         _fingerprint((train, valid, test), part, group),
         (totals[0], totals[1], totals[2]),
     )
 
 
+def _rated(table: Table, least: float | None) -> Table:
+    if least is None:
+        return table
+    if table.rating is None:
+        raise InteractionError(f"{table.source}: has no ratings for min_rating={least:g}")
+    return table[table.rating >= least]
+
+
 def collected(data: OwnInteractions, group: Group) -> Interactions | None:
     """All interactions on rank 0, for a model that is saved with them; ``None`` elsewhere."""
-    pairs = []
-    for own in (data.train, data.valid, data.test):
-        everyone = _to_first(own.T.contiguous(), group)
-        pairs.append(everyone.T.contiguous())
-    maps = [_series_to_first(own.values, group) for own in (data.user_ids, data.item_ids)]
+    train, valid, test = (
+        _to_first(own.T.contiguous(), group).T.contiguous() for own in (data.train, data.valid, data.test)
+    )
+    users, items = (_series_to_first(own.values, group) for own in (data.user_ids, data.item_ids))
     if not group.first:
         return None
-    return Interactions(*pairs, data.num_users, data.num_items, *(IdMap(raw) for raw in maps), name=data.name)
+    return Interactions(train, valid, test, data.num_users, data.num_items, IdMap(users), IdMap(items), name=data.name)
 
 
 def _to_first(x: Tensor, group: Group) -> Tensor:
@@ -154,7 +162,7 @@ def _series_to_first(raw: pl.Series, group: Group) -> pl.Series:
 
 
 def _sorted_rows(columns: list[Ids], group: Group) -> tuple[pl.Series, Tensor, IdMap, int]:
-    """The distinct ids of this rank's columns, their rows among all, the ids of this rank's rows, and how many in all."""
+    """Distinct ids of this rank's columns, their rows among all, the ids of this rank's rows, and how many in all."""
     strings = torch.tensor([int(any(column.vocabulary is not None for column in columns))])
     as_strings = bool(group.max_(strings, "ids"))
     kind = pl.String if as_strings else pl.Int64
@@ -164,7 +172,7 @@ def _sorted_rows(columns: list[Ids], group: Group) -> tuple[pl.Series, Tensor, I
     every = sorted({value for of_rank in group.objects(samples.to_list()) for value in of_rank})
     cuts = [every[len(every) * r // group.size] for r in range(1, group.size)] if every else []
     bounds = [0, *(int(raw.search_sorted(cut)) for cut in cuts), len(raw)]
-    give = [max(0, b - a) for a, b in zip(bounds, bounds[1:], strict=False)] if cuts else [len(raw)]
+    give = [max(0, b - a) for a, b in itertools.pairwise(bounds)] if cuts else [len(raw)]
     give += [0] * (group.size - len(give))
     sections = _exchange_ids(raw, give, group)
     mine = pl.concat(sections).unique().sort()
@@ -255,8 +263,6 @@ def _split(pairs: Tensor, part: Partition, split: Split, seed: int) -> tuple[Ten
 
 def _fingerprint(splits: tuple[Tensor, ...], part: Partition, group: Group) -> str:
     """A number of all pairs in any order: sums of hashes, which the ranks add up."""
-    sums = [
-        (uniform_of(number + 1, pairs[0], pairs[1]) * 2**31).long().sum() for number, pairs in enumerate(splits)
-    ]
+    sums = [(uniform_of(number + 1, pairs[0], pairs[1]) * 2**31).long().sum() for number, pairs in enumerate(splits)]
     total = group.sum_(torch.stack(sums), "agreement").tolist()
     return "-".join(f"{value:016x}" for value in (part.users.total, part.items.total, *total))

@@ -26,6 +26,8 @@ from ..data.interactions import Interactions
 from ..models.base import Model
 from ..models.ranks import Traffic
 from ..training.loop import LAZY_ROWS
+from .group import Group
+from .input import OwnInteractions
 
 _MIB = float(1 << 20)
 
@@ -65,9 +67,17 @@ class Shape:
     distinct: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
-    def of(cls, data: Interactions, model: Model, config: Config, ranks: int, *, sharded: bool) -> Shape:
-        """Those of a run."""
-        degrees = [torch.bincount(row, minlength=1) for row in data.train]
+    def of(
+        cls, data: Interactions | OwnInteractions, model: Model, config: Config, group: Group, *, sharded: bool
+    ) -> Shape:
+        """Those of a run; all ranks call this at once."""
+        ranks = group.size
+        degrees = [torch.bincount(data.train[0]), torch.bincount(data.train[1], minlength=data.num_items)]
+        # Users are their rank's alone; what is expected of them is added up below. Items are everyone's.
+        interactions = data.train.size(1)
+        if isinstance(data, OwnInteractions):
+            degrees[1] = group.sum_(degrees[1], "counts")
+            interactions = data.totals[0]
         training, options = config.training, config.options
         traffic = config.recipe.traffic(options) if sharded and config.recipe.traffic is not None else None
         weight = next(model.parameters())
@@ -75,11 +85,14 @@ class Shape:
         networks = sum(w.numel() for name, w in model.named_parameters() if not name.startswith(tables))
         total = sum(w.numel() for w in model.parameters())
         large = data.num_users + data.num_items >= LAZY_ROWS
-        steps = max(1, -(-data.train.size(1) // training.batch_size))
+        steps = max(1, -(-interactions // training.batch_size))
+        users = torch.tensor(distinct_of(degrees[0], steps), dtype=torch.float64, device=group.device)
+        if isinstance(data, OwnInteractions):
+            group.sum_(users, "counts")
         return cls(
             data.num_users,
             data.num_items,
-            data.train.size(1),
+            interactions,
             getattr(options, "dim", 0),
             ranks,
             training.batch_size,
@@ -90,7 +103,7 @@ class Shape:
             networks if sharded else total,
             training.adam == "lazy" or (training.adam == "auto" and large and _reads_rows(traffic)),
             bool(data.valid.size(1)),
-            (distinct_of(degrees[0], steps), distinct_of(degrees[1], steps)),
+            (float(users), distinct_of(degrees[1], steps)),
         )
 
     @property
@@ -171,5 +184,3 @@ def expected(shape: Shape) -> list[str]:
 def seconds_of_epoch(shape: Shape, gigabits: float) -> float:
     """Seconds that an epoch's bytes take on a link of so many gigabits a second to each rank."""
     return sum(bytes_of_step(shape).values()) * shape.steps * 8 / (gigabits * 1e9)
-
-

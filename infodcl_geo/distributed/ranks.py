@@ -114,5 +114,3 @@ class WholeRanks(_Ranks):
         similarity = (F.normalize(anchors, eps=1e-12) * F.normalize(own, eps=1e-12)).sum(-1)
         losses = logsumexp_similarity(anchors, candidates, temperature, log_q=log_q) - similarity / temperature
         return losses if reduction == "none" else losses.mean()
-
-

@@ -18,7 +18,6 @@ from torch import Tensor
 from infodcl_geo.kernels import infonce
 
 
-
 @dataclass(frozen=True)
 class Traffic:
     """What one step of a model reads that may lie on other processes, for a plan of what will travel.
