@@ -66,10 +66,7 @@ def outcome(group: Group, name: str, folder: str | None = None, resume: bool = F
 
 
 def all_runs(group: Group, folder: str) -> list[Any]:
-    found = []
-    for name in RUNS:
-        found.append((outcome(group, name), outcome(group, name, f"{folder}/{name}", stop=True)))
-    return found
+    return [(outcome(group, name), outcome(group, name, f"{folder}/{name}", stop=True)) for name in RUNS]
 
 
 def all_resumed(group: Group, folder: str) -> list[Any]:

@@ -199,7 +199,7 @@ def _exchange_ids(raw: pl.Series, give: list[int], group: Group) -> list[pl.Seri
     content = np.frombuffer("".join(raw).encode(), dtype=np.uint8).copy()
     ends = np.concatenate([[0], np.cumsum(lengths)])
     places = np.concatenate([[0], np.cumsum(give)])
-    of_ranks = [int(ends[b] - ends[a]) for a, b in zip(places[:-1], places[1:], strict=True)]
+    of_ranks = [int(ends[b] - ends[a]) for a, b in itertools.pairwise(places)]
     sizes = group.exchange(torch.from_numpy(lengths), give, take, "ids")
     text = group.exchange(torch.from_numpy(content), of_ranks, group.counts(of_ranks), "ids").numpy().tobytes()
     series, at = [], 0

@@ -4,10 +4,10 @@ With R ranks, M users, N items, E training interactions, d dimensions, s bytes a
 :math:`f = (R-1)/R` the share of what lies elsewhere, and, of the model, :math:`q` rows of items for each pair, K
 products with the graph in a step, C channels:
 
-- **look-ups**, bytes a rank and step: :math:`q \frac BR f (8 + 2 d s)`: ids go, rows come, gradients go back (users need
-  none: a user's interactions live with the user);
-- **propagation**: :math:`4 K f n d s` with n the distinct items that a rank's interactions name
-  (:math:`n = \sum_i 1 - (1 - 1/R)^{\deg i} \le N`): rows and partial sums of the smaller side, forward and backward;
+- **look-ups**, bytes a rank and step: :math:`q \frac BR f (8 + 2 d s)`: ids go, rows come, gradients go back (users
+  need none: a user's interactions live with the user);
+- **propagation**: :math:`4 K f n d s` with n the distinct nodes of the smaller side that a rank's interactions name
+  (:math:`n = \sum_i 1 - (1 - 1/R)^{\deg i} \le \min(M, N)`): rows and partial sums, forward and backward;
 - **contrast of views**: :math:`(R-1) \frac{U}{R} (2 d s + 2 s)`, U the distinct users and items of a step;
 - **contrast with all items**, for each of the N items once an epoch: :math:`(R-1) \frac{N}{R} C (2 d s + 2 s)`, and
   :math:`2 f P s` a step with anchors for the P weights of networks that every rank has.
@@ -42,7 +42,7 @@ class Shape:
         ranks: R.
         batch_size: B.
         traffic: of the model; ``None`` for models whose tables every rank has.
-        needed: n, distinct items that a rank's interactions name.
+        needed: n, distinct nodes of the smaller side that a rank's interactions name.
         number: s, bytes of a number.
         anchor_batch: items diffused in a step that diffuses.
         networks: P, weights that every rank has beside the tables.
@@ -87,8 +87,13 @@ class Shape:
         large = data.num_users + data.num_items >= LAZY_ROWS
         steps = max(1, -(-interactions // training.batch_size))
         users = torch.tensor(distinct_of(degrees[0], steps), dtype=torch.float64, device=group.device)
+        # An item's users are spread over the ranks, and a user's items are.
+        away = degrees[1] if data.num_users >= data.num_items else degrees[0]
+        needed = needed_of(away, ranks)
         if isinstance(data, OwnInteractions):
             group.sum_(users, "counts")
+            if away is degrees[0]:
+                needed = float(group.sum_(torch.tensor(needed, dtype=torch.float64, device=group.device), "counts"))
         return cls(
             data.num_users,
             data.num_items,
@@ -97,7 +102,7 @@ class Shape:
             ranks,
             training.batch_size,
             traffic,
-            needed_of(degrees[1], ranks),
+            needed,
             weight.element_size(),
             getattr(options, "anchor_batch", 1024),
             networks if sharded else total,
@@ -152,20 +157,20 @@ def bytes_of_step(shape: Shape) -> dict[str, float]:
 
 
 def memory_of_rank(shape: Shape) -> dict[str, float]:
-    """Bytes that a rank holds at its peak beside the program itself, by what they are."""
-    ranks, number = (shape.ranks if shape.traffic is not None else 1), shape.number
-    table = (shape.users + shape.items) / ranks * shape.dim * number
+    """Bytes that a rank holds at its peak beside the program and its interactions: in training, and while it ranks."""
+    row = shape.dim * shape.number
+    ranks = shape.ranks if shape.traffic is not None else 1
+    table = (shape.users + shape.items) / ranks * row
     pairs = shape.interactions / shape.ranks
-    copies = 3 if shape.lazy else 4  # weights and two moments; dense steps have a gradient beside them
-    found = {
-        "tables": copies * table + (shape.keeps_best * table),
-        # Pairs, keys of the negatives, and an epoch's order, users, items and negatives.
-        "interactions": pairs * 8 * 9,
-        "graph": pairs * 2 * (8 + 4),
-        "evaluation": (shape.items * shape.dim * number if shape.traffic is not None else 0) + table,
-    }
-    if shape.traffic is not None and shape.traffic.products:
-        found["propagation"] = (2 * shape.traffic.products + 1) * table + 2 * shape.needed * shape.dim * number
+    # Weights and two moments, the best weights so far; dense steps have a gradient beside them.
+    tables = (3 + shape.keeps_best + (not shape.lazy)) * table
+    graph = pairs * 2 * (8 + 4)
+    drawn = pairs * 8 * 9
+    products = shape.traffic.products if shape.traffic is not None else 0
+    propagation = ((2 * products + 1) * table + 2 * shape.needed * row) if products else 0.0
+    width = min(shape.items, 65536)
+    found = {"training": tables + graph + drawn + propagation}
+    found["ranking"] = tables + graph + drawn + shape.items * row + 2 * table + 512 * width * 8
     return found
 
 
@@ -175,7 +180,7 @@ def expected(shape: Shape) -> list[str]:
     total = sum(step.values())
     parts = ", ".join(f"{name} {value / _MIB:.3g}" for name, value in step.items())
     return [
-        f"expected: {sum(memory.values()) / _MIB:.4g} MiB a process beside the program",
+        f"expected: {max(memory.values()) / _MIB:.4g} MiB a process beside the program",
         f"expected: each process sends {total / _MIB:.3g} MiB a step ({parts}), "
         f"{total * shape.steps / _MIB:.4g} MiB an epoch of {shape.steps} steps",
     ]

@@ -65,9 +65,8 @@ class LightGCN(EmbeddingModel):
     def ranking(self, batch: Batch, users: Tensor, items: Tensor) -> dict[str, Tensor]:
         """BPR on propagated embeddings ``[M, d]`` and ``[N, d]``, and the penalty: the terms ``bpr`` and ``reg``."""
         rows = self.ranks.rows
-        ranking = bpr_loss(
-            rows("users", users, batch.users), rows("items", items, batch.positives), rows("items", items, batch.negatives)
-        )
+        chosen, positives = rows("users", users, batch.users), rows("items", items, batch.positives)
+        ranking = bpr_loss(chosen, positives, rows("items", items, batch.negatives))
         user_table, item_table = self.user_embedding.weight, self.item_embedding.weight
         penalty = embedding_penalty(
             rows("users", user_table, batch.users),
