@@ -21,7 +21,7 @@ from typing import Any
 
 USERS, ITEMS, INTERACTIONS = 32_886, 52_974, 337_837
 MODELS = ("mf", "lightgcn", "simgcl", "infodcl")
-STEPS, JUDGES = 12, 1024
+STEPS, JUDGES = 4, 512
 COLUMNS = [
     "scale", "model", "ranks", "sent_measured", "sent_planned", "memory_measured", "memory_planned",
     "ranking_measured", "ranking_planned",
@@ -167,7 +167,8 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--out", required=True)
     options = parser.parse_args()
-    context = mp.get_context("spawn")
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "polars", "infodcl_geo.distributed.build", "infodcl_geo.distributed.run"])
     rows = []
     for scale in options.scales:
         with tempfile.TemporaryDirectory() as place:
