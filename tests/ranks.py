@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 CONTEXT = mp.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "infodcl_geo.distributed.workers", "infodcl_geo.experiment"])
+CONTEXT.set_forkserver_preload(
+    ["torch", "torch.distributed", "infodcl_geo.distributed.workers", "infodcl_geo.experiment"]
+)
 
 
-def _entry(function: Callable[..., Any], rank: int, size: int, folder: str, timeout: float, arguments: tuple[Any, ...]) -> None:
+def _entry(
+    function: Callable[..., Any], rank: int, size: int, folder: str, timeout: float, arguments: tuple[Any, ...]
+) -> None:
     os.environ["INFODCL_GEO_TIMEOUT"] = str(timeout)
     import torch
 
@@ -30,11 +34,14 @@ def _entry(function: Callable[..., Any], rank: int, size: int, folder: str, time
     stop()
 
 
-def run_ranks(function: Callable[..., Any], size: int, folder: Path, *arguments: Any, timeout: float = 60.0) -> list[Any]:
+def run_ranks(
+    function: Callable[..., Any], size: int, folder: Path, *arguments: Any, timeout: float = 60.0
+) -> list[Any]:
     """What ``function(group, *arguments)`` returns on each of ``size`` ranks; an error of one fails the test."""
     folder.mkdir(parents=True, exist_ok=True)
     started = [
-        CONTEXT.Process(target=_entry, args=(function, rank, size, str(folder), timeout, arguments)) for rank in range(size)
+        CONTEXT.Process(target=_entry, args=(function, rank, size, str(folder), timeout, arguments))
+        for rank in range(size)
     ]
     for process in started:
         process.start()

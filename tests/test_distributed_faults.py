@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ranks import CONTEXT
 from infodcl_geo.data.generated import demo
 from infodcl_geo.distributed.checkpoint import checkpoints
 
-WAIT = 90.0
+WAIT = 240.0
 
 
 def _command(words: list[str], environment: dict[str, str], said: str) -> None:
@@ -85,10 +86,10 @@ def test_a_lost_rank_ends_all_and_the_run_resumes(
     how: signal.Signals, timeout: float, tmp_path: Path, words: list[str]
 ) -> None:
     out = tmp_path / "out"
-    words += ["--out", str(out), "--checkpoint_epochs", "1"]
-    ranks = Ranks(tmp_path / "first", [[*words, "--epochs", "100000", "--patience", "100000"]] * 2, timeout=timeout)
+    words += ["--out", str(out), "--checkpoint_epochs", "1", "--epochs", "15", "--eval_every", "5"]
+    ranks = Ranks(tmp_path / "first", [words] * 2, timeout=timeout)
     folder = out / "checkpoints"
-    wait_for(lambda: folder.is_dir() and checkpoints(folder) and checkpoints(folder)[0].name > "checkpoint-000002")
+    wait_for(lambda: folder.is_dir() and checkpoints(folder) and checkpoints(folder)[0].name > "checkpoint-000001")
     pid = ranks.processes[1].pid
     assert pid is not None
     os.kill(pid, how)
@@ -96,17 +97,17 @@ def test_a_lost_rank_ends_all_and_the_run_resumes(
     assert ranks.ended(0) == [1]
     # Two seconds are for signs of life; a killed process closes its connections, so nobody waits for the time-out.
     assert time.monotonic() - begun < 30 + timeout * (how == signal.SIGSTOP)
-    os.kill(pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
     ranks.ended(1)
     (line,) = ranks.lines()
     assert f"rank 1 is gone or did not answer within {timeout:g} s" in line
     assert "--resume" in line
-    done = checkpoints(folder)[0]
-    epochs = int(done.name.split("-")[1])
-    again = Ranks(tmp_path / "again", [[*words, "--epochs", str(epochs + 2), "--resume"]] * 2)
-    assert again.ended(0, 1) == [0, 0]
+    assert checkpoints(folder)
+    again = Ranks(tmp_path / "again", [[*words, "--resume"]] * 2)
+    assert again.ended(0, 1) == [0, 0], again.lines()
     history = (out / "history.csv").read_text().splitlines()
-    assert len(history) == epochs + 3
+    assert len(history) == 16
     assert (out / "model.json").exists()
     assert not checkpoints(folder)
 

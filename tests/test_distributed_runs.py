@@ -31,7 +31,9 @@ def data_of() -> Interactions:
 
 
 def config_of(name: str) -> Any:
-    return configure(name, **{"dim": 8, "batch_size": 300, "seed": 3, "lr": 0.01, "epochs": 4, "eval_every": 2, **RUNS[name]})
+    return configure(
+        name, **{"dim": 8, "batch_size": 300, "seed": 3, "lr": 0.01, "epochs": 4, "eval_every": 2, **RUNS[name]}
+    )
 
 
 class StopAt(Callback):
@@ -64,10 +66,7 @@ def outcome(group: Group, name: str, folder: str | None = None, resume: bool = F
 
 
 def all_runs(group: Group, folder: str) -> list[Any]:
-    found = []
-    for name in RUNS:
-        found.append((outcome(group, name), outcome(group, name, f"{folder}/{name}", stop=True)))
-    return found
+    return [(outcome(group, name), outcome(group, name, f"{folder}/{name}", stop=True)) for name in RUNS]
 
 
 def all_resumed(group: Group, folder: str) -> list[Any]:

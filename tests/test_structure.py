@@ -231,6 +231,7 @@ def loaded_by(code: str) -> set[str]:
         ("import infodcl_geo.nn", {"infodcl_geo.data", "infodcl_geo.models", "pandas", "polars", "torch._dynamo"}),
         ("import infodcl_geo.data.interactions", {"pandas", "pyarrow", "torch_geometric", "infodcl_geo.models"}),
         ("from infodcl_geo import run, Recommender", {"pandas", "torch._dynamo", "optuna", "torch_geometric"}),
+        ("from infodcl_geo import run, Recommender", {"infodcl_geo.distributed", "torch.distributed.checkpoint"}),
     ],
 )
 def test_what_an_import_leaves_alone(code: str, absent: set[str]) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ..data.interactions import Interactions
     from ..data.options import DataOptions
     from ..distributed.group import Group
+    from ..distributed.input import OwnInteractions
     from ..outcome import Run
 
 DESCRIPTION = (
@@ -177,6 +178,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _several(options: Namespace, config: Config, data_options: DataOptions, ks: tuple[int, ...], group: Group) -> int:
     """A rank's part of the command; rank 0 shows, logs and saves."""
+    from ..distributed.input import OwnInteractions, collected, is_sharded, load_sharded
     from ..distributed.run import run_several
 
     if options.preset != "none":
@@ -190,7 +192,11 @@ def _several(options: Namespace, config: Config, data_options: DataOptions, ks: 
     checkpoint = None
     if folder is not None:
         checkpoint = CheckpointOptions(folder, options.checkpoint_minutes, options.checkpoint_epochs)
-    data = data_options.load()
+    data: Interactions | OwnInteractions
+    if options.tables == "sharded" and is_sharded(data_options.data):
+        data = load_sharded(data_options, group)
+    else:
+        data = data_options.load()
     outcome = run_several(
         data,
         config,
@@ -203,7 +209,9 @@ def _several(options: Namespace, config: Config, data_options: DataOptions, ks: 
         checkpoint=checkpoint,
         resume=folder if options.resume else None,
     )
-    if group.first:
+    whole = collected(data, group) if isinstance(data, OwnInteractions) else data
+    if whole is not None and group.first:
+        data = whole
         saved = out is not None and out.save(outcome, data, data_options)
         _show(outcome, data, ks)
         if out is not None and saved:

@@ -1,7 +1,7 @@
 r"""Batches that do not depend on how many ranks there are.
 
-Which step of an epoch has an interaction, and which negative goes with it, is a hash of (seed, epoch, user, item); which
-step diffuses an item one of (seed, epoch, item). So every rank finds its own share of each step alone, from the
+Which step of an epoch has an interaction, and which negative goes with it, is a hash of (seed, epoch, user, item);
+which step diffuses an item one of (seed, epoch, item). So every rank finds its own share of each step alone, from the
 interactions of its users, and the steps of two ranks and of four are the same steps: a run can go on with another
 number. A step has about ``batch_size`` interactions, give or take the root of it.
 """
@@ -25,9 +25,7 @@ def _signed(value: int) -> int:
     return (value + _SIGNED) % (1 << 64) - _SIGNED
 
 
-_GOLDEN, _FIRST, _SECOND = (
-    _signed(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-)
+_GOLDEN, _FIRST, _SECOND = (_signed(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:

@@ -208,7 +208,9 @@ def tensors_of(state: TrainState, workers: Workers, described: dict[str, Any] | 
     if state.progress is not None or (described is not None and described["step"] is not None):
         sums = {} if state.progress is None else state.progress.sums
         names = list(sums) if described is None else described["sums"]
-        values = torch.tensor([float(sums[name]) for name in names] if sums else [0.0] * len(names), dtype=torch.float64)
+        values = torch.tensor(
+            [float(sums[name]) for name in names] if sums else [0.0] * len(names), dtype=torch.float64
+        )
         # Each rank has its contributions; they are kept as their sum.
         tensors["sums"] = workers.group.sum_(values, "checkpoint")
     return tensors
@@ -230,9 +232,7 @@ class Whole:
         rows = self.part.users if side == "user" else self.part.items
         shape = torch.Size([rows.total, *value.shape[1:]])
         stride = torch.empty(shape, device="meta").stride()
-        return DTensor.from_local(
-            value.detach(), self.mesh, [Shard(0)], run_check=False, shape=shape, stride=stride
-        )
+        return DTensor.from_local(value.detach(), self.mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)
 
 
 def _described(state: TrainState) -> dict[str, Any]:

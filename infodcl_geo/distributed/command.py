@@ -53,5 +53,3 @@ def together(work: Callable[[Group], int], device: str | None) -> int:
         raise LostRank(f"{reason}: all have ended; what was kept last is whole, --resume goes on from it") from error
     finally:
         stop()
-
-

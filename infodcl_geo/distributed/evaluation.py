@@ -12,6 +12,7 @@ from ..evaluation.ranking import Ranking, evaluate, of_lists, rank_items
 from ..models.base import EmbeddingModel, Model
 from ..models.scoring import Scorer, dot_scorer
 from .group import Group
+from .input import OwnInteractions
 from .partition import Partition, Rows
 
 
@@ -39,7 +40,7 @@ def scorer_of(model: Model, part: Partition, group: Group, *, sharded: bool) -> 
 @torch.no_grad()
 def mean_metrics(
     model: Model,
-    data: Interactions,
+    data: Interactions | OwnInteractions,
     split: Literal["valid", "test"],
     part: Partition,
     group: Group,
@@ -117,7 +118,9 @@ def full_ranking(
     )
 
 
-def _pairs(data: Interactions, split: Literal["valid", "test"], mask_validation: bool) -> list[Tensor]:
+def _pairs(
+    data: Interactions | OwnInteractions, split: Literal["valid", "test"], mask_validation: bool
+) -> list[Tensor]:
     """What is held out, and what is left out of the ranking."""
     seen = [data.train] if split == "valid" or not mask_validation else [data.train, data.valid]
     return [getattr(data, split), *seen]

@@ -143,24 +143,18 @@ def sharded_infonce(
     return total - similarity / temperature
 
 
-def drawn_rows(
-    draw: Callable[[int], Tensor], before: int, own: int, after: int, block: int = 65_536
-) -> Tensor:
+def drawn_rows(draw: Callable[[int], Tensor], rows: Rows, block: int = 16_384) -> Tensor:
     """Of random rows that are drawn for all, those of this rank; never more than a block of the others' is held.
+
+    Blocks begin at the same rows whatever the number of ranks, and so the numbers are the same.
 
     Args:
         draw: so many rows ``[n, d]`` of a generator that is the same on all ranks.
-        before, own, after: rows of the ranks before this one, of this one, and of those after it.
-        block: rows.
+        rows: of this rank.
+        block: rows drawn at once, a multiple of 16 (of so many numbers PyTorch makes normal ones together).
     """
-
-    def skip(count: int) -> None:
-        for start in range(0, count, block):
-            draw(min(block, count - start))
-
-    skip(before)
-    kept = draw(own)
-    skip(after)
-    return kept
-
-
+    kept = []
+    for start in range(0, rows.total, block):
+        drawn = draw(min(block, rows.total - start))
+        kept.append(drawn[max(0, rows.start - start) : max(0, rows.stop - start)])
+    return torch.cat(kept) if kept else draw(0)

@@ -30,9 +30,13 @@ class ShardedGraph(Graph):
         part: the rows of all ranks.
         group: the ranks.
         home: the side that interactions live with; the larger one if missing.
+        smoothing: share of the mean degree that is added to every degree, see
+            :func:`~infodcl_geo.graph.graph.normalized_interactions`.
     """
 
-    def __init__(self, pairs: Tensor, part: Partition, group: Group, *, home: Side | None = None) -> None:
+    def __init__(
+        self, pairs: Tensor, part: Partition, group: Group, *, home: Side | None = None, smoothing: float = 0.0
+    ) -> None:
         self.group, self.part = group, part
         self.home: Side = home or ("users" if part.users.total >= part.items.total else "items")
         if self.home == "items":
@@ -51,8 +55,11 @@ class ShardedGraph(Graph):
         # What others count of a node's interactions is added up where it lives, and told to all who need it.
         own = self._reduce(torch.bincount(column, minlength=self.needed).to(torch.float32)[:, None], len(away_rows))
         away_degree = group.exchange(own[self.request.asked], self.request.give, self.request.take, "degrees")[:, 0]
-        self.away_degree = own[:, 0]
         row = near - home_rows.start
+        if smoothing:
+            total = int(group.sum_(torch.tensor([pairs.size(1)], device=group.device), "counts"))
+            home_degree += smoothing * total / home_rows.total
+            away_degree += smoothing * total / away_rows.total
         weights = (home_degree[row] * away_degree[column]).rsqrt()
         self.block = Graph(sparse_matrix(row, column, weights, (len(home_rows), self.needed)))
         super().__init__(self.block.matrix)
@@ -89,14 +96,24 @@ class ShardedGraph(Graph):
     def product(self, x: Tensor) -> Tensor:
         """The product, without autograd."""
         users, items = x.split(self.part.sizes)
-        home, away = (users, items) if self.home == "users" else (items, users)
+        return torch.cat([self.to_users(items), self.to_items(users)])
+
+    def to_users(self, items: Tensor) -> Tensor:
+        r""":math:`\tilde A X` of this rank's users, from its rows of items ``[n, d]``; without autograd."""
+        return self._to_home(items) if self.home == "users" else self._to_away(items)
+
+    def to_items(self, users: Tensor) -> Tensor:
+        r""":math:`\tilde A^\top X` of this rank's items, from its rows of users ``[m, d]``; without autograd."""
+        return self._to_away(users) if self.home == "users" else self._to_home(users)
+
+    def _to_home(self, away: Tensor) -> Tensor:
         request = self.request
         # The request asked for distinct nodes in ascending order: what comes is in the order of the columns.
-        needed = self.group.exchange(away[request.asked], request.give, request.take, "propagation")
-        y_home = self.block @ needed
-        del needed
-        y_away = self._reduce(self.block.t() @ home, away.size(0))
-        return torch.cat([y_home, y_away] if self.home == "users" else [y_away, y_home])
+        return self.block @ self.group.exchange(away[request.asked], request.give, request.take, "propagation")
+
+    def _to_away(self, home: Tensor) -> Tensor:
+        rows = self.part.items if self.home == "users" else self.part.users
+        return self._reduce(self.block.t() @ home, len(rows))
 
 
 class _Product(torch.autograd.Function):

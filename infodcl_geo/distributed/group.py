@@ -20,6 +20,7 @@ from ..errors import InfodclGeoError
 
 TIMEOUT = 120.0
 """Seconds after which a process that does not answer counts as lost, unless INFODCL_GEO_TIMEOUT says otherwise."""
+_CPU = torch.device("cpu")
 _SIGN_OF_LIFE = 2.0
 """Seconds that the others have to say that they live, once something failed."""
 
@@ -69,7 +70,7 @@ class Group:
     size: int
     store: Any
     timeout: float
-    device: torch.device = torch.device("cpu")
+    device: torch.device = _CPU
     sent: Counter[str] = field(default_factory=Counter)
     """bytes by what they were for"""
 

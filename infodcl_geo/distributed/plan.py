@@ -4,10 +4,10 @@ With R ranks, M users, N items, E training interactions, d dimensions, s bytes a
 :math:`f = (R-1)/R` the share of what lies elsewhere, and, of the model, :math:`q` rows of items for each pair, K
 products with the graph in a step, C channels:
 
-- **look-ups**, bytes a rank and step: :math:`q \frac BR f (8 + 2 d s)`: ids go, rows come, gradients go back (users need
-  none: a user's interactions live with the user);
-- **propagation**: :math:`4 K f n d s` with n the distinct items that a rank's interactions name
-  (:math:`n = \sum_i 1 - (1 - 1/R)^{\deg i} \le N`): rows and partial sums of the smaller side, forward and backward;
+- **look-ups**, bytes a rank and step: :math:`q \frac BR f (8 + 2 d s)`: ids go, rows come, gradients go back (users
+  need none: a user's interactions live with the user);
+- **propagation**: :math:`4 K f n d s` with n the distinct nodes of the smaller side that a rank's interactions name
+  (:math:`n = \sum_i 1 - (1 - 1/R)^{\deg i} \le \min(M, N)`): rows and partial sums, forward and backward;
 - **contrast of views**: :math:`(R-1) \frac{U}{R} (2 d s + 2 s)`, U the distinct users and items of a step;
 - **contrast with all items**, for each of the N items once an epoch: :math:`(R-1) \frac{N}{R} C (2 d s + 2 s)`, and
   :math:`2 f P s` a step with anchors for the P weights of networks that every rank has.
@@ -26,6 +26,8 @@ from ..data.interactions import Interactions
 from ..models.base import Model
 from ..nn.ranks import Traffic
 from ..training.loop import LAZY_ROWS
+from .group import Group
+from .input import OwnInteractions
 
 _MIB = float(1 << 20)
 
@@ -40,7 +42,7 @@ class Shape:
         ranks: R.
         batch_size: B.
         traffic: of the model; ``None`` for models whose tables every rank has.
-        needed: n, distinct items that a rank's interactions name.
+        needed: n, distinct nodes of the smaller side that a rank's interactions name.
         number: s, bytes of a number.
         anchor_batch: items diffused in a step that diffuses.
         networks: P, weights that every rank has beside the tables.
@@ -65,9 +67,17 @@ class Shape:
     distinct: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
-    def of(cls, data: Interactions, model: Model, config: Config, ranks: int, *, sharded: bool) -> Shape:
-        """Those of a run."""
-        degrees = [torch.bincount(row, minlength=1) for row in data.train]
+    def of(
+        cls, data: Interactions | OwnInteractions, model: Model, config: Config, group: Group, *, sharded: bool
+    ) -> Shape:
+        """Those of a run; all ranks call this at once."""
+        ranks = group.size
+        degrees = [torch.bincount(data.train[0]), torch.bincount(data.train[1], minlength=data.num_items)]
+        # Users are their rank's alone; what is expected of them is added up below. Items are everyone's.
+        interactions = data.train.size(1)
+        if isinstance(data, OwnInteractions):
+            degrees[1] = group.sum_(degrees[1], "counts")
+            interactions = data.totals[0]
         training, options = config.training, config.options
         traffic = config.recipe.traffic(options) if sharded and config.recipe.traffic is not None else None
         weight = next(model.parameters())
@@ -75,22 +85,30 @@ class Shape:
         networks = sum(w.numel() for name, w in model.named_parameters() if not name.startswith(tables))
         total = sum(w.numel() for w in model.parameters())
         large = data.num_users + data.num_items >= LAZY_ROWS
-        steps = max(1, -(-data.train.size(1) // training.batch_size))
+        steps = max(1, -(-interactions // training.batch_size))
+        users = torch.tensor(distinct_of(degrees[0], steps), dtype=torch.float64, device=group.device)
+        # An item's users are spread over the ranks, and a user's items are.
+        away = degrees[1] if data.num_users >= data.num_items else degrees[0]
+        needed = needed_of(away, ranks)
+        if isinstance(data, OwnInteractions):
+            group.sum_(users, "counts")
+            if away is degrees[0]:
+                needed = float(group.sum_(torch.tensor(needed, dtype=torch.float64, device=group.device), "counts"))
         return cls(
             data.num_users,
             data.num_items,
-            data.train.size(1),
+            interactions,
             getattr(options, "dim", 0),
             ranks,
             training.batch_size,
             traffic,
-            needed_of(degrees[1], ranks),
+            needed,
             weight.element_size(),
             getattr(options, "anchor_batch", 1024),
             networks if sharded else total,
             training.adam == "lazy" or (training.adam == "auto" and large and _reads_rows(traffic)),
             bool(data.valid.size(1)),
-            (distinct_of(degrees[0], steps), distinct_of(degrees[1], steps)),
+            (float(users), distinct_of(degrees[1], steps)),
         )
 
     @property
@@ -139,20 +157,20 @@ def bytes_of_step(shape: Shape) -> dict[str, float]:
 
 
 def memory_of_rank(shape: Shape) -> dict[str, float]:
-    """Bytes that a rank holds at its peak beside the program itself, by what they are."""
-    ranks, number = (shape.ranks if shape.traffic is not None else 1), shape.number
-    table = (shape.users + shape.items) / ranks * shape.dim * number
+    """Bytes that a rank holds at its peak beside the program and its interactions: in training, and while it ranks."""
+    row = shape.dim * shape.number
+    ranks = shape.ranks if shape.traffic is not None else 1
+    table = (shape.users + shape.items) / ranks * row
     pairs = shape.interactions / shape.ranks
-    copies = 3 if shape.lazy else 4  # weights and two moments; dense steps have a gradient beside them
-    found = {
-        "tables": copies * table + (shape.keeps_best * table),
-        # Pairs, keys of the negatives, and an epoch's order, users, items and negatives.
-        "interactions": pairs * 8 * 9,
-        "graph": pairs * 2 * (8 + 4),
-        "evaluation": (shape.items * shape.dim * number if shape.traffic is not None else 0) + table,
-    }
-    if shape.traffic is not None and shape.traffic.products:
-        found["propagation"] = (2 * shape.traffic.products + 1) * table + 2 * shape.needed * shape.dim * number
+    # Weights and two moments, the best weights so far; dense steps have a gradient beside them.
+    tables = (3 + shape.keeps_best + (not shape.lazy)) * table
+    graph = pairs * 2 * (8 + 4)
+    drawn = pairs * 8 * 9
+    products = shape.traffic.products if shape.traffic is not None else 0
+    propagation = ((2 * products + 1) * table + 2 * shape.needed * row) if products else 0.0
+    width = min(shape.items, 65536)
+    found = {"training": tables + graph + drawn + propagation}
+    found["ranking"] = tables + graph + drawn + shape.items * row + 2 * table + 512 * width * 8
     return found
 
 
@@ -162,7 +180,7 @@ def expected(shape: Shape) -> list[str]:
     total = sum(step.values())
     parts = ", ".join(f"{name} {value / _MIB:.3g}" for name, value in step.items())
     return [
-        f"expected: {sum(memory.values()) / _MIB:.4g} MiB a process beside the program",
+        f"expected: {max(memory.values()) / _MIB:.4g} MiB a process beside the program",
         f"expected: each process sends {total / _MIB:.3g} MiB a step ({parts}), "
         f"{total * shape.steps / _MIB:.4g} MiB an epoch of {shape.steps} steps",
     ]
@@ -171,5 +189,3 @@ def expected(shape: Shape) -> list[str]:
 def seconds_of_epoch(shape: Shape, gigabits: float) -> float:
     """Seconds that an epoch's bytes take on a link of so many gigabits a second to each rank."""
     return sum(bytes_of_step(shape).values()) * shape.steps * 8 / (gigabits * 1e9)
-
-

@@ -51,7 +51,7 @@ class ShardedRanks(_Ranks):
             return torch.rand(count, nodes.size(1), generator=generator, device=nodes.device, dtype=nodes.dtype)
 
         sides = (self.partition.users, self.partition.items)
-        return torch.cat([drawn_rows(draw, rows.start, len(rows), rows.total - rows.stop) for rows in sides])
+        return torch.cat([drawn_rows(draw, rows) for rows in sides])
 
     def total(self, side: Side, own: int) -> int:
         return self.partition.of(side).total
@@ -114,5 +114,3 @@ class WholeRanks(_Ranks):
         similarity = (F.normalize(anchors, eps=1e-12) * F.normalize(own, eps=1e-12)).sum(-1)
         losses = logsumexp_similarity(anchors, candidates, temperature, log_q=log_q) - similarity / temperature
         return losses if reduction == "none" else losses.mean()
-
-

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,15 +24,17 @@ from ..outcome import Run, check_item_term
 from ..training.callbacks import Callback
 from ..training.loop import train
 from ..training.options import CheckpointOptions
-from .evaluation import full_ranking, own_pairs
+from .build import build_part
+from .evaluation import full_ranking, mean_metrics, own_pairs
 from .group import Group
+from .input import OwnInteractions
 from .partition import Partition, partition
 from .plan import Shape, expected
 from .workers import Tables, Workers, choose_tables, take_part
 
 
 def run_several(
-    data: Interactions,
+    data: Interactions | OwnInteractions,
     config: Config,
     group: Group,
     *,
@@ -44,8 +48,9 @@ def run_several(
 ) -> Run:
     """Train a model with the other ranks and score it, as :func:`~infodcl_geo.experiment.run` does alone.
 
-    Every rank reads ``data`` and prepares the model as one process does, then keeps its part. For interactions that no
-    process can hold see :mod:`~infodcl_geo.distributed.input`.
+    Every rank reads ``data`` and prepares the model as one process does, then keeps its part. Of interactions that no
+    process can hold (:mod:`~infodcl_geo.distributed.input`) each rank builds its part at once; ``num_layers`` is then 1
+    where it is missing, smoothing its default, and the test split has averages alone.
 
     Args:
         data, config, ks, mask_validation, progress, callbacks, checkpoint, resume: as there; the same on all ranks,
@@ -63,8 +68,7 @@ def run_several(
     recipe = config.recipe
     if recipe.closed_form:
         raise OptionError(f"{recipe.name} is fitted at once: start one process for it, not {group.size}")
-    check_item_term(config, data)
-    if config.has_item_term:
+    if getattr(config.options, "item_term", "none") != "none":
         raise OptionError("item_term is chosen by one process: leave it out on several")
     group.check_same(
         {
@@ -73,21 +77,30 @@ def run_several(
             "options": {**config.identity(), "tables": tables, "ks": list(ks)},
         }
     )
-    sharded, why = choose_tables(recipe, config.options, data.num_users + data.num_items, tables)
-    prepared = prepare(data, config, device=group.device, progress=False)
-    config, model = prepared.config, prepared.model
-    part = partition(data.num_users, data.num_items, group.size, group.rank)
-    if sharded:
-        take_part(model, own_pairs(data.train, part.users), part, group)
+    model: Model
+    nodes, begun = data.num_users + data.num_items, time.perf_counter()
+    if isinstance(data, OwnInteractions):
+        if tables == "whole":
+            raise OptionError("--tables whole wants all interactions on every process, which have read parts of them")
+        sharded, why = choose_tables(recipe, config.options, nodes, "sharded")
+        part, channels = data.part, []
+        config, model = build_part(data, config, group)
+        seconds = {"model": time.perf_counter() - begun}
+    else:
+        check_item_term(config, data)
+        sharded, why = choose_tables(recipe, config.options, nodes, tables)
+        prepared = prepare(data, config, device=group.device, progress=False)
+        config, model, channels, seconds = prepared.config, prepared.model, prepared.channels, prepared.seconds
+        part = partition(data.num_users, data.num_items, group.size, group.rank)
+        if sharded:
+            take_part(model, own_pairs(data.train, part.users), part, group)
+    shape = Shape.of(data, model, config, group, sharded=sharded)
     if group.first:
-        print(f"{group.size} processes: {why}")
-        shape = Shape.of(data, model, config, group.size, sharded=sharded)
-        print("\n".join(expected(shape)), flush=True)
+        print(f"{group.size} processes: {why}", *expected(shape), sep="\n", flush=True)
     workers = Workers(group, part, sharded=sharded, recipe=recipe, options=config.options)
-    identity = {"data": data.fingerprint, **config.identity()}
     result = train(
         model,
-        data,
+        data,  # type: ignore[arg-type]
         config.training,
         ks=ks,
         name=config.name,
@@ -95,17 +108,16 @@ def run_several(
         progress=progress and group.first,
         checkpoint=checkpoint,
         resume=resume,
-        identity=json.dumps(identity, sort_keys=True),
+        identity=json.dumps({"data": data.fingerprint, **config.identity()}, sort_keys=True),
         processes=workers,
     )
-    outcome = Run(
-        config, model, dot_scorer(*_nothing()), result, preparation_seconds=prepared.seconds, channels=prepared.channels
-    )
+    outcome = Run(config, model, dot_scorer(*_nothing()), result, preparation_seconds=seconds, channels=channels)
     if not result.interrupted:
-        ranking = full_ranking(
-            model, data, "test", part, group, sharded=sharded, ks=ks, mask_validation=mask_validation, name=config.name
-        )
-        outcome = _scored(outcome, data, ranking)
+        how: Any = {"part": part, "group": group, "sharded": sharded, "ks": ks, "mask_validation": mask_validation}
+        if isinstance(data, OwnInteractions):
+            outcome = replace(outcome, test=mean_metrics(model, data, "test", **how) if data.totals[2] else {})
+        else:
+            outcome = _scored(outcome, data, full_ranking(model, data, "test", **how, name=config.name))
     model = gathered(model, part, group) if sharded else model
     return replace(outcome, model=model, scorer=model.scorer())
 

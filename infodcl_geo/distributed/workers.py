@@ -26,6 +26,7 @@ from .evaluation import mean_metrics, own_pairs
 from .exchange import ShardedEmbedding
 from .graph import ShardedGraph
 from .group import Group
+from .input import OwnInteractions
 from .partition import Partition
 from .ranks import ShardedRanks, WholeRanks
 
@@ -183,6 +184,9 @@ class Workers(OneProcess):
         values = torch.tensor(list(terms.values()), dtype=torch.float64, device=self.group.device)
         return dict(zip(terms, self.group.sum_(values, "agreement").tolist(), strict=True))
 
+    def has_validation(self, data: Interactions) -> bool:
+        return bool(data.totals[1] if isinstance(data, OwnInteractions) else data.valid.size(1))
+
     def validate(self, state: TrainState, data: Interactions, ks: tuple[int, ...]) -> dict[str, float]:
         return mean_metrics(state.model, data, "valid", self.part, self.group, sharded=self.sharded, ks=ks)
 
@@ -208,5 +212,3 @@ def _most_anchors(model: Model, part: Partition, steps: int) -> int:
 def has_anchors(model: Model) -> bool:
     """Whether the model reads the anchors of a batch; those that do say how many in their options."""
     return hasattr(getattr(model, "options", None), "anchor_batch")
-
-

@@ -45,6 +45,10 @@ class OneProcess:
         """Loss terms of all processes from those of this one."""
         return terms
 
+    def has_validation(self, data: Interactions) -> bool:
+        """Whether there is a validation split to choose the epoch on."""
+        return bool(data.valid.size(1))
+
     def validate(self, state: TrainState, data: Interactions, ks: tuple[int, ...]) -> dict[str, float]:
         """Metrics of the validation split."""
         device = next(state.model.parameters()).device
@@ -234,11 +238,11 @@ def _run(
             state.result.ended = f"diverged: {error.term} is not finite in epoch {error.epoch}"
         raise
     finally:
-        _say_why(state, data, interruption)
+        _say_why(state, processes.has_validation(data), interruption)
         _end(state, started)
 
 
-def _say_why(state: TrainState, data: Interactions, interruption: Interruption) -> None:
+def _say_why(state: TrainState, chosen: bool, interruption: Interruption) -> None:
     result = state.result
     if result.ended:
         return
@@ -249,7 +253,7 @@ def _say_why(state: TrainState, data: Interactions, interruption: Interruption) 
     elif state.stopped is not None:
         result.ended = state.stopped
     else:
-        improving = bool(data.valid.size(1)) and result.best_epoch == state.epoch
+        improving = chosen and result.best_epoch == state.epoch
         result.ended = "epochs used up, still improving" if improving else "epochs used up"
 
 
@@ -331,14 +335,15 @@ def _after_step(
 def _validate(state: TrainState, data: Interactions, ks: tuple[int, ...], processes: OneProcess) -> None:
     model, result, monitor = state.model, state.result, state.options.monitor
     metrics = {monitor: float(state.epoch)}
-    if data.valid.size(1):
+    chosen = processes.has_validation(data)
+    if chosen:
         metrics = processes.validate(state, data, ks)
         if monitor not in metrics:
             raise OptionError(f"monitor must be one of {', '.join(metrics)}, not {monitor!r}")
     state.history[-1] |= {"seconds": state.seconds, **metrics}
     if metrics[monitor] > state.best:
         state.best, result.best_epoch = metrics[monitor], state.epoch
-        result.validation = metrics if data.valid.size(1) else {}
+        result.validation = metrics if chosen else {}
         state.best_weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
