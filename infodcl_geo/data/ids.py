@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import sys
 import warnings
 from bisect import bisect_left
@@ -20,21 +19,8 @@ from ..text import escape
 
 IntArray = npt.NDArray[np.int64]
 
-# The modules that reading goes through: a warning is attributed to what called the first of them.
-_READING = {
-    "assemble",
-    "columns",
-    "dates",
-    "folders",
-    "ids",
-    "interactions",
-    "json_files",
-    "layouts",
-    "readers",
-    "split",
-}
-_READING |= {"streams", "tables", "text_files", "words"}
-_MODULES = {f"{__package__}.{name}" for name in _READING} | {__package__.replace(".data", ".pyg")}
+# What reads interactions: a warning is attributed to what called it.
+_READING = (f"{__package__}.", __package__.replace(".data", ".pyg"))
 
 
 class InteractionError(InfodclGeoError):
@@ -57,7 +43,7 @@ def one_line(error: object) -> str:
 def warn(message: str) -> None:
     """Warn, attributed to the first caller outside the modules that read interactions."""
     depth, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__") in _MODULES:
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_READING):
         depth, frame = depth + 1, frame.f_back
     warnings.warn(message, InteractionWarning, stacklevel=depth)
 
@@ -195,19 +181,15 @@ class IdMap:
         """
         try:
             content = json.loads(text)
-            kind = content["kind"]
+            kind, ids = content["kind"], content.get("ids")
             if kind == "range":
                 start, stop = content["start"], content["stop"]
-                if not (type(start) is type(stop) is int and -(2**63) <= start <= stop < 2**63):
-                    raise ValueError("a range needs two integers in order")
-                count = stop - start
+                good = type(start) is type(stop) is int and -(2**63) <= start <= stop < 2**63
+                count = stop - start if good else -1
             else:
-                ids = content["ids"]
                 wanted = {"integers": int, "strings": str}[kind]
-                if not isinstance(ids, list) or any(type(i) is not wanted for i in ids):
-                    raise ValueError(f"not a list of {kind}")
-                count = len(ids)
-            if count > (2**27 if size is None else size) or size not in (None, count):
+                count = len(ids) if isinstance(ids, list) and all(type(i) is wanted for i in ids) else -1
+            if not 0 <= count <= (2**27 if size is None else size) or size not in (None, count):
                 raise ValueError(f"{count} ids where {'at most 2**27' if size is None else size} are expected")
             if kind == "range":
                 return cls(np.arange(start, stop, dtype=np.int64))
@@ -223,20 +205,18 @@ def _series(raw: npt.ArrayLike) -> pl.Series:
     array = np.asarray(raw)
     if array.ndim != 1:
         raise InteractionError(f"ids must be a list of integers or strings, not {array.dtype} of {array.shape}")
-    if array.size == 0:
-        return pl.Series([], dtype=pl.String if array.dtype.kind in "UT" else pl.Int64)
-    if array.dtype.kind == "u" and int(array.max()) >= 2**63:
-        raise InteractionError("an id does not fit 64 bits")
-    if array.dtype.kind in "iu":
+    if array.dtype.kind == "i":
         return pl.Series(array.astype(np.int64))
     values = array.tolist()
+    if not values:
+        return pl.Series([], dtype=pl.String if array.dtype.kind in "UT" else pl.Int64)
     if all(isinstance(v, (int, np.integer)) and not isinstance(v, bool) for v in values):
-        if not all(-(2**63) <= int(v) < 2**63 for v in values):
+        if not all(-(2**63) <= v < 2**63 for v in values):
             raise InteractionError("an id does not fit 64 bits")
         return pl.Series([int(v) for v in values], dtype=pl.Int64)
     if not all(isinstance(v, (str, int, np.integer)) for v in values):
         raise InteractionError(f"ids must be integers or strings, not {array.dtype}")
-    text = [str(v) for v in values]
-    if any(re.search(r"[\ud800-\udfff]", t) for t in text):
-        raise InteractionError("an id is not valid text (a lone surrogate)")
-    return pl.Series(text, dtype=pl.String)
+    try:
+        return pl.Series([str(v) for v in values], dtype=pl.String)
+    except UnicodeEncodeError:
+        raise InteractionError("an id is not valid text (a lone surrogate)") from None

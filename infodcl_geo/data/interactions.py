@@ -159,7 +159,7 @@ def load_interactions(
         if train is not None:
             raise InteractionError("train= is a file of a folder; give the training interactions as the source")
         for part, given in (("train", source), ("valid", valid), ("test", test)):
-            if given is not None:
+            if given is not None or part == "train":
                 tables[part], kind = from_object(given, how)
                 shown = kind if part == "train" else shown
     return assemble(

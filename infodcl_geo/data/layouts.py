@@ -336,8 +336,8 @@ def _pairs_or_adjacency(layout: Layout, rows: list[list[str]]) -> Format:
         values = len({r[2] for r in rows})
         if values * 10 <= len(rows):  # sorted by item, say
             warn(
-                f"{layout.file}: every line has its own user, and the third column {values} values; read as user, item, "
-                "rating (format='adjacency' if these are lists of items)"
+                f"{layout.file}: every line has its own user, and the third column {values} values; read as user, "
+                "item, rating (format='adjacency' if these are lists of items)"
             )
             return "pairs"
     if same and (widest <= 4 or len(rows) > 2):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -24,7 +24,7 @@ from .layouts import Column, Columns, Format, column_at, find_columns, is_number
 from .streams import ALLOWANCE, DAMAGED, RATIO, in_silence, open_text, require_file
 from .tables import Ids, Table
 from .text_files import read_adjacency, read_text, rows_of
-from .words import narrow
+from .words import NUMBERS, narrow
 
 NO_COLUMNS = Columns()
 _EMPTY_ROWS = 10_000_000  # rows that a parquet file of any size may have
@@ -54,7 +54,8 @@ def read(file: Path, how: Reading) -> tuple[Table, Format]:
         if format == "npz":
             return from_matrix(str(file), _load_npz(file)), format
         if format == "parquet":
-            return _read_parquet(file, how), format
+            frame, names, _ = _parquet_columns(file, lambda names: find_columns(names, how.columns, str(file)))
+            return _typed_table(str(file), len(frame), names, lambda at: frame[names[at]], how), format
         return _read_text(file, how)
     except DAMAGED as error:
         raise InteractionError(f"{file}: damaged compressed file ({one_line(error)})") from None
@@ -137,11 +138,6 @@ def _load_npz(file: Path) -> Any:
     raise InteractionError(f"{file}: {size} bytes that unpack to {unpacked}, over {RATIO} times as many")
 
 
-def _read_parquet(file: Path, how: Reading) -> Table:
-    frame, names, position = _parquet_columns(file, lambda names: find_columns(names, how.columns, str(file)))
-    return _typed_table(str(file), frame, names, position, how)
-
-
 def _parquet_columns(file: Path, find: Any) -> tuple[pl.DataFrame, list[str], dict[str, int]]:
     """The columns of a parquet file that ``find`` picks, the names of all its columns, and the positions picked."""
     size = require_file(file)
@@ -170,21 +166,20 @@ def from_object(source: Any, how: Reading) -> tuple[Table, str]:
     name = f"{kind} {type(source).__name__}"
     if isinstance(source, pl.LazyFrame):
         source = source.collect()
-    elif kind == "pandas" and hasattr(source, "columns"):
-        source = pl.DataFrame({str(c): _from_pandas(source[c], name) for c in source.columns})
-    elif kind == "pyarrow" and hasattr(source, "column_names"):
-        try:
-            position = find_columns(source.column_names, how.columns, name)
-            names = list(source.column_names)
-            source = pl.from_arrow(source.select([names[at] for at in sorted(set(position.values()))]))
-            return _typed_table(name, source, names, position, how), name
-        except InteractionError:
-            raise
-        except (Exception, pl.exceptions.PanicException) as error:  # types that polars does not have
-            raise InteractionError(f"{name}: a column cannot be read ({one_line(error)})") from None
     if isinstance(source, pl.DataFrame):
-        position = find_columns(source.columns, how.columns, name)
-        return _typed_table(name, source, source.columns, position, how), name
+        return _typed_table(name, len(source), source.columns, source.to_series, how), name
+    if kind == "pandas" and hasattr(source, "columns"):
+        names = [str(c) for c in source.columns]
+        return _typed_table(name, len(source), names, lambda at: _from_pandas(source.iloc[:, at], name), how), name
+    if kind == "pyarrow" and hasattr(source, "column_names"):
+
+        def column(at: int) -> Any:
+            try:
+                return pl.from_arrow(source.column(at))
+            except (Exception, pl.exceptions.PanicException) as error:  # types that polars does not have
+                raise InteractionError(f"{name}: a column cannot be read ({one_line(error)})") from None
+
+        return _typed_table(name, len(source), source.column_names, column, how), name
     if sp.issparse(source):
         return from_matrix(name, source), name
     if isinstance(source, Tensor):
@@ -204,32 +199,25 @@ def from_object(source: Any, how: Reading) -> tuple[Table, str]:
 
 def _from_pandas(column: Any, name: str) -> pl.Series:
     """A column of a pandas frame without pyarrow: by numpy, missing values as null."""
-    missing = column.isna().to_numpy()
-    values = column.to_numpy()
     try:
         if str(column.dtype) == "category":
             column = column.astype(column.cat.categories.dtype)
-            values = column.to_numpy()
+        missing, values = column.isna().to_numpy(), column.to_numpy()
         if values.dtype.kind == "O" or missing.any():
             listed = [None if m else v for v, m in zip(column.tolist(), missing, strict=True)]
-            return pl.Series(listed, strict=not any(isinstance(v, str) for v in listed), dtype=_string_if_any(listed))
-        if values.dtype.kind == "M":
-            values = values.astype("datetime64[us]")
-        return pl.Series(np.ascontiguousarray(values))
+            text = any(isinstance(v, str) for v in listed)
+            return pl.Series(listed, strict=not text, dtype=pl.String if text else None)
+        return pl.Series(np.ascontiguousarray(values.astype("datetime64[us]") if values.dtype.kind == "M" else values))
     except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
         raise InteractionError(f"{name}: column {escape(column.name)} cannot be read ({one_line(error)})") from None
 
 
-def _string_if_any(values: Sequence[Any]) -> Any:
-    return pl.String if any(isinstance(v, str) for v in values) else None
-
-
-def _typed_table(
-    source: str, frame: pl.DataFrame, names: Sequence[str], position: dict[str, int], how: Reading
-) -> Table:
-    if len(frame) == 0:
+def _typed_table(source: str, rows: int, names: Sequence[str], column: Callable[[int], Any], how: Reading) -> Table:
+    """The table of columns that have a type, each given by its position."""
+    position = find_columns(names, how.columns, source)
+    if not rows:
         raise InteractionError(f"{source}: empty, no interactions")
-    found = {role: typed(frame[names[at]], role, source, how.time_format) for role, at in position.items()}
+    found = {role: typed(column(at).alias(names[at]), role, source, how.time_format) for role, at in position.items()}
     return _table(source, found, names, position, how.columns)
 
 
@@ -244,15 +232,19 @@ def from_array(source: str, array: np.ndarray, columns: Columns = NO_COLUMNS) ->
     if len(array) == 0:
         raise InteractionError(f"{source}: empty, no interactions")
     position = positions_of(columns, array.shape[1], source)
+    names = [str(at) for at in range(array.shape[1])]
+    return _table(source, _of_array(source, array, position), names, position, columns)
+
+
+def _of_array(source: str, array: np.ndarray, position: Mapping[str, int]) -> dict[str, Any]:
+    """Columns of an array: ids, or numbers as they are."""
     found: dict[str, Any] = {}
     for key, at in position.items():
         values = np.ascontiguousarray(array[:, at])
-        if key in ("user", "item"):
-            found[key] = Ids(narrow(integer_ids(source, values, key)))
-        else:
+        if key in (*NUMBERS, "part"):
             check_finite(source, key, values)
-            found[key] = values
-    return _table(source, found, [str(at) for at in range(array.shape[1])], position, columns)
+        found[key] = values if key in (*NUMBERS, "part") else Ids(narrow(integer_ids(source, values, key)))
+    return found
 
 
 def from_matrix(source: str, matrix: Any) -> Table:
@@ -388,15 +380,8 @@ def _array_columns(file: Path, keys: Sequence[str], least: int, columns: Sequenc
         raise InteractionError(f"{file}: shape {array.shape}, not E x {least} or {least} x E")
     header = [str(p) for p in range(array.shape[1])]
     wanted = columns if columns is not None else range(min(len(keys), len(header)))
-    values: dict[str, Any] = {}
-    for key, column in zip(keys, wanted, strict=False):
-        part = array[:, column_at(header, column, key, str(file))]
-        if key == "weight":
-            check_finite(str(file), key, part)
-            values[key] = part.astype(np.float64)
-        else:
-            values[key] = Ids(integer_ids(file, part, key))
-    return values
+    position = {key: column_at(header, at, key, str(file)) for key, at in zip(keys, wanted, strict=False)}
+    return _of_array(str(file), array, position)
 
 
 def _text_columns(

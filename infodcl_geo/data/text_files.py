@@ -17,7 +17,19 @@ from .ids import InteractionError, one_line, warn
 from .layouts import Column, Format, Layout, is_number
 from .streams import blocks, not_utf8
 from .tables import Ids
-from .words import CANONICAL, INTEGRAL, MISSING, NUMBERS, Fail, Words, declared_parts, ids_of, numbers_of, portion
+from .words import (
+    CANONICAL,
+    INTEGRAL,
+    MISSING,
+    NUMBERS,
+    Fail,
+    Words,
+    declared_parts,
+    ids_of,
+    numbers_of,
+    portion,
+    say_odd,
+)
 
 __all__ = ["Column", "Format", "converted", "lines_of", "read_adjacency", "read_text", "rows_of"]
 
@@ -185,6 +197,7 @@ def converted(
             values[key] = numbers_of(column, failing(key))
         else:
             values[key] = ids_of(column, integers_only, failing(key))
+            say_odd(values[key], key, source)
     return values
 
 

@@ -16,6 +16,7 @@ from .tables import Ids, concatenated
 
 NUMBERS = ("rating", "weight", "time")  # names of columns that are no ids
 MISSING = ("", "nan", "NaN", "NULL", "null", "<NA>")
+_LIKE_MISSING = ("NA", "N/A", "n/a", "None", "none", "#N/A", "\\N", "undefined")
 _PARTS = {
     "train": 0, "training": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2, "testing": 2,
     "0": 0, "1": 1, "2": 2, "0.0": 0, "1.0": 1, "2.0": 2,
@@ -73,6 +74,19 @@ def ids_of(parts: Sequence[Words], integers_only: bool, fail: Fail) -> Ids:
     if integers_only:
         fail(None, "id is not an integer")
     return concatenated([Ids(p.codes) if p.words is None else _by_word(p.codes, p.words) for p in parts])
+
+
+def say_odd(ids: Ids, role: str, source: str) -> None:
+    """Warn of strings that seldom are ids: what stands for a missing one, and a few among nothing but integers."""
+    if ids.vocabulary is None:
+        return
+    for word in ids.vocabulary.filter(ids.vocabulary.is_in(_LIKE_MISSING)):
+        count = int((ids.codes == int(ids.vocabulary.search_sorted(word))).sum())  # type: ignore[arg-type]
+        warn(f"{source}: {count} rows have the {role} id {word!r}; leave them out if it stands for a missing one")
+    others = ids.vocabulary.filter(~ids.vocabulary.str.contains(INTEGRAL))
+    if len(others) <= 3 and len(ids.vocabulary) >= 10 + len(others):
+        shown = ", ".join(repr(escape(w)) for w in others)
+        warn(f"{source}: {role} ids are strings because of {shown}; all the others are integers (a second header?)")
 
 
 def _by_word(codes: np.ndarray, words: pl.Series) -> Ids:

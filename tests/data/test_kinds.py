@@ -296,8 +296,35 @@ def test_lines_longer_than_what_is_looked_at_first(tmp_path: Path) -> None:
 
 def test_ratings_sorted_by_item_are_no_lists(tmp_path: Path) -> None:
     (tmp_path / "r.txt").write_text(
-        "".join(f"{u} {i} {(u * 7 + i) % 5 + 1}\n" for i in range(3) for u in range(90_000))
+        "".join(f"{u} {i} {(u * 7 + i) % 5 + 1}\n" for i in range(2) for u in range(150_000))
     )
     data, said = load(tmp_path / "r.txt")
-    assert (data.num_users, data.num_items, data.num_interactions) == (90_000, 3, 270_000)
+    assert (data.num_users, data.num_items, data.num_interactions) == (150_000, 2, 300_000)
     assert any("read as user, item, rating" in message for message in said)
+
+
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [
+        ("user,item", "user ids are strings because of 'user'; all the others are integers"),
+        ("int,int", "item ids are strings because of 'int'"),
+        ("NA,3", "1 rows have the user id 'NA'"),
+        ("None,3", "1 rows have the user id 'None'"),
+    ],
+)
+def test_rows_that_are_none_are_said(tmp_path: Path, odd: str, message: str) -> None:
+    rows = "".join(f"{k % 12},{k}\n" for k in range(30))
+    (tmp_path / "odd.csv").write_text(f"user,item\n{rows}{odd}\n{rows}")
+    _, said = load(tmp_path / "odd.csv")
+    assert any(message in line for line in said)
+
+
+def test_ids_of_letters_and_digits_are_nothing_odd(tmp_path: Path) -> None:
+    rows = "".join(f"A{k % 12},{k:010}\nB{k % 12},{k * 7:09}X\n" for k in range(30))
+    (tmp_path / "ids.csv").write_text(f"user,item\n{rows}")
+    assert load(tmp_path / "ids.csv")[1] == []
+
+
+def test_nothing_is_no_source() -> None:
+    with pytest.raises(InteractionError, match="interactions are a path"):
+        load_interactions(None)
