@@ -315,10 +315,12 @@ def compare(
         studied = one.config.recipe.studied
         entry = table.find(settings, metrics, one.label, studied=studied) if table is not None else None
         if entry is None:
-            trained = table is not None and every is not None and not one.config.recipe.closed_form
+            kept: Unfinished | None = None
+            if table is not None and every is not None and not one.config.recipe.closed_form:
+                kept = Unfinished(table.unfinished(settings), *every)
             keeping = False
             try:
-                with Unfinished(table.unfinished(settings), *every) if trained else nullcontext() as unfinished:
+                with kept or nullcontext() as unfinished:
                     work = partial(execute, one.config)
                     run = work() if unfinished is None else unfinished.run(work)
                     if run.result.interrupted:

@@ -74,6 +74,11 @@ def _escaped(sign: str) -> str:
     )
 
 
+def shortened(text: str, most: int = 800) -> str:
+    """``text`` without its middle where it is longer than ``most`` signs, such as a message that names a long path."""
+    return text if len(text) <= most else f"{text[: most - 200]} ... {text[-190:]}"
+
+
 def csv_cell(value: Any) -> Any:
     """A cell that no spreadsheet runs: text that begins like a formula gets an apostrophe before it.
 
