@@ -200,7 +200,7 @@ class TensorBoard(Callback):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise OptionError("logging for TensorBoard needs tensorboard: pip install 'infodcl-geo[tensorboard]'") from None
+            raise OptionError("logging for it needs TensorBoard: pip install 'infodcl-geo[tensorboard]'") from None
         self.folder = Path(folder)
         self._writer_of = SummaryWriter
         self._writer: Any = None

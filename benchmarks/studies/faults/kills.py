@@ -144,7 +144,20 @@ class Compare:
     name = "compare"
 
     def __init__(self, data: Path) -> None:
-        shared = ["--data", data, "--ks", 5, 20, "--progress=false", "--dim", 8, "--epochs", 2, "--checkpoint_epochs", 1]
+        shared = [
+            "--data",
+            data,
+            "--ks",
+            5,
+            20,
+            "--progress=false",
+            "--dim",
+            8,
+            "--epochs",
+            2,
+            "--checkpoint_epochs",
+            1,
+        ]
         self.before = ["compare", *shared, "--models", "popularity", "lightgcn"]
         self.words = ["compare", *shared, "--models", "popularity", "ease", "mf", "--seeds", 0, 1]
 

@@ -118,7 +118,9 @@ def run(
                 for option, value in attempts(names, every, f"{command} {seed}"):
                     shutil.rmtree(place, ignore_errors=True)
                     place.mkdir()
-                    ended = runner.run([command, *words, f"--{option}={value}"], limit=30 * SECONDS, cpu=SECONDS, memory=MEMORY)
+                    ended = runner.run(
+                        [command, *words, f"--{option}={value}"], limit=30 * SECONDS, cpu=SECONDS, memory=MEMORY
+                    )
                     counts["trials"] += 1
                     counts["refused" if ended.code in (1, 2) else "ran"] += 1
                     found = fault(option, ended)

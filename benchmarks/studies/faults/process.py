@@ -235,7 +235,9 @@ def _serve() -> None:
         os.close(receiving)
         code = os.waitstatus_to_exitcode(status)
         answer = {
-            "code": -1000 if hung or (order["cpu"] is not None and code in (-signal.SIGXCPU, -signal.SIGKILL)) else code,
+            "code": -1000
+            if hung or (order["cpu"] is not None and code in (-signal.SIGXCPU, -signal.SIGKILL))
+            else code,
             "operations": int(count or b"0"),
             "seconds": time.monotonic() - start,
         }
