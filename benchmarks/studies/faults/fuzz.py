@@ -576,16 +576,18 @@ def fuzz(
         with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
             work = Path(folder)
             every = [target for target in targets(work) if names is None or target.name in names]
-            for number in range(first, first + inputs):
-                target = every[number % len(every)]
-                name, content = made(target, number)
-                try:
-                    attempt(target, name, content, work)
-                except Fell as error:
-                    target.counts["fell"] += 1
-                    if len(fallen) < most:
-                        fallen.append(f"{target.name} {number} ({name}): {error}")
-                        say(fallen[-1])
+            # Ctrl-C shows what was counted until then.
+            with contextlib.suppress(KeyboardInterrupt):
+                for number in range(first, first + inputs):
+                    target = every[number % len(every)]
+                    name, content = made(target, number)
+                    try:
+                        attempt(target, name, content, work)
+                    except Fell as error:
+                        target.counts["fell"] += 1
+                        if len(fallen) < most:
+                            fallen.append(f"{target.name} {number} ({name}): {error}")
+                            say(fallen[-1])
             for target in every:
                 say(
                     f"{target.name}: {target.counts['inputs']} inputs, {target.counts['read']} read, "
