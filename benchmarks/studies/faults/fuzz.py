@@ -6,7 +6,7 @@
 Input number n is made from n alone: a valid file of one of the readers is mutated (bits, cuts, repeats, numbers at the
 edges, pieces of other files) and read. Files with checksums are mutated also below them, with the sums set right.
 What is read without an error must be used without one. It prints one row a reader, and the number and the error of each
-input that fell; with ``--coverage`` Atheris, where it is installed, chooses the mutations instead.
+input that fell. guided.py beside it lets coverage choose the mutations.
 """
 
 from __future__ import annotations
@@ -598,41 +598,13 @@ def fuzz(
     return every, fallen
 
 
-def by_coverage(names: list[str] | None, inputs: int) -> None:
-    """The same readers on inputs that Atheris makes, led by the lines they reach."""
-    try:
-        import atheris  # type: ignore[import-not-found]
-    except ImportError:
-        raise SystemExit("coverage needs Atheris: pip install atheris") from None
-    folder = tempfile.mkdtemp()
-    every = [target for target in targets(Path(folder)) if names is None or target.name in names]
-    atheris.instrument_all()
-
-    def one(content: bytes) -> None:
-        target = every[content[0] % len(every)] if content else every[0]
-        name = sorted(target.seeds)[content[1] % len(target.seeds)] if len(content) > 1 else sorted(target.seeds)[0]
-        attempt(target, name, content[2:], Path(folder))
-
-    corpus = Path(folder) / "corpus"
-    corpus.mkdir()
-    for place, target in enumerate(every):
-        for at, name in enumerate(sorted(target.seeds)):
-            (corpus / f"{place}-{at}").write_bytes(bytes([place, at]) + target.seeds[name])
-    atheris.Setup([sys.argv[0], str(corpus), f"-runs={inputs}", "-max_len=65536"], one)
-    atheris.Fuzz()
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=200_000)
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     parser.add_argument("--targets", nargs="+", help="only these readers")
-    parser.add_argument("--coverage", action="store_true", help="led by coverage, with Atheris")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.coverage:
-        by_coverage(options.targets, options.inputs)
-        return 0
     every, fallen = fuzz(options.inputs, options.first, options.targets)
     print(f"{sum(t.counts['inputs'] for t in every)} inputs, {sum(t.counts['fell'] for t in every)} fell")
     return 1 if fallen else 0

@@ -27,11 +27,12 @@ from infodcl_geo.cli import compare, evaluate, export, inspect, recommend, repor
 from infodcl_geo.models import find_recipe
 
 VALUES = (
-    "", " ", "0", "-1", "-0.0", "1000000000", str(2**31), str(2**63), str(2**70), str(-(2**70)), "1" * 400, "1e9", "1e400",
-    "1e-400", "nan", "NaN", "inf", "-inf", "true", "null", "[]", "{}", "[[1]]", "{a: 1}", "nonsense", "a,b", ",", "0x10",
-    "1_000", "\u0665", "\x1b[2J", "a\nb", "a\0b", "\udcff", "\u202eabc", "x" * 5000, "/".join(["y" * 100] * 60), "-", "--",
-    "~", "..", "/dev/null", "/dev/zero", "/proc/self/mem", "/", "/nowhere/at/all", "file.py:recipe", "%s%n", "*", "?",
-    "!!python/object:os.system x", "&a [*a, *a]", "0,1,-1", "1 2", "cuda:99", "cpu:0", "meta",
+    "", " ", "0", "-1", "-0.0", "1000000000", str(2**31), str(2**63), str(2**70), str(-(2**70)), "1" * 400, "1e9",
+    "1e400", "1e-400", "nan", "NaN", "inf", "-inf", "true", "null", "[]", "{}", "[[1]]", "{a: 1}", "nonsense", "a,b",
+    ",", "0x10", "1_000", "\u0665", "\x1b[2J", "a\nb", "a\0b", "\udcff", "\u202eabc", "x" * 5000,
+    "/".join(["y" * 100] * 60), "-", "--", "~", "..", "/dev/null", "/dev/zero", "/proc/self/mem", "/",
+    "/nowhere/at/all", "file.py:recipe", "%s%n", "*", "?", "!!python/object:os.system x", "&a [*a, *a]", "0,1,-1",
+    "1 2", "cuda:99", "cpu:0", "meta",
 )  # fmt: skip
 LONG = frozenset({"epochs", "trials", "minutes", "patience", "refine_steps", "num_layers", "steps"})
 """Options of which a large value is no mistake, but much work."""
