@@ -22,6 +22,11 @@ USERS, ITEMS, DIM, PAIRS, K = 20_247, 11_589, 64, 150_000, 20
 
 @pytest.fixture(scope="module")
 def recommender() -> Recommender:
+    return electronics()
+
+
+def electronics() -> Recommender:
+    """A model of that size that nobody trained."""
     generator = torch.Generator().manual_seed(0)
     # Items as popular as a power law makes them, each user with at least one.
     users = torch.cat([torch.arange(USERS), torch.randint(USERS, (PAIRS - USERS,), generator=generator)])

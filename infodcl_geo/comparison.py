@@ -25,10 +25,12 @@ from .evaluation.significance import Test, best_baseline, differences
 from .files import locked, make_folder, read_file, write_atomically
 from .outcome import Run
 from .resuming import Unfinished, forget
+from .text import csv_cell, csv_lines, csv_text
 
 Values = npt.NDArray[np.float64]
 
-_TEXTS = ("data", "model", "label", "key", "settings")
+_NAMES = ("data", "model", "label")
+_TEXTS = (*_NAMES, "key", "settings")
 
 
 class TableError(InfodclGeoError):
@@ -208,6 +210,7 @@ class TableFile:
             if None in row or None in row.values():
                 raise TableError(f"{self.path}:{line}: not as many cells as the header has; was it cut short?")
             row.setdefault("key", "")
+            row |= {name: csv_text(row[name]) for name in _NAMES if name in row}
         return rows
 
     def find(self, settings: str, metrics: Sequence[str], label: str, *, studied: bool = False) -> Entry | None:
@@ -254,11 +257,9 @@ class TableFile:
 
             # First the arrays: a row without them counts as not run.
             write_atomically(self.arrays, save_arrays)
-            text = io.StringIO(newline="")
-            writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-            write_atomically(self.path, text.getvalue().encode())
+            # Names come from files and folders of others, and tables are looked at in spreadsheets.
+            cells = ([csv_cell(row.get(n, "")) if n in _NAMES else row.get(n, "") for n in names] for row in rows)
+            write_atomically(self.path, csv_lines([names, *cells]).encode())
 
     def _load(self, wanted: Callable[[str], bool]) -> dict[str, Values]:
         if not self.arrays.exists():
@@ -315,10 +316,12 @@ def compare(
         studied = one.config.recipe.studied
         entry = table.find(settings, metrics, one.label, studied=studied) if table is not None else None
         if entry is None:
-            trained = table is not None and every is not None and not one.config.recipe.closed_form
+            kept: Unfinished | None = None
+            if table is not None and every is not None and not one.config.recipe.closed_form:
+                kept = Unfinished(table.unfinished(settings), *every)
             keeping = False
             try:
-                with Unfinished(table.unfinished(settings), *every) if trained else nullcontext() as unfinished:
+                with kept or nullcontext() as unfinished:
                     work = partial(execute, one.config)
                     run = work() if unfinished is None else unfinished.run(work)
                     if run.result.interrupted:

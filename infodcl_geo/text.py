@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -74,6 +76,11 @@ def _escaped(sign: str) -> str:
     )
 
 
+def shortened(text: str, most: int = 800) -> str:
+    """``text`` without its middle where it is longer than ``most`` signs, such as a message that names a long path."""
+    return text if len(text) <= most else f"{text[: most - 200]} ... {text[-190:]}"
+
+
 def csv_cell(value: Any) -> Any:
     """A cell that no spreadsheet runs: text that begins like a formula gets an apostrophe before it.
 
@@ -81,6 +88,21 @@ def csv_cell(value: Any) -> Any:
     everything else that is no text stay as they are. Quoting is left to the writer of the file.
     """
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def csv_text(value: str) -> str:
+    """The text that :func:`csv_cell` made a cell of."""
+    return value[1:] if value[:1] == "'" and value[1:].startswith(_FORMULA) else value
+
+
+def csv_lines(rows: Iterable[Sequence[Any]]) -> str:
+    r"""Rows as CSV with lines that end in ``\n``; a cell with a carriage return is quoted, which Python leaves out."""
+    text = io.StringIO(newline="")
+    plain = csv.writer(text, lineterminator="\n")
+    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for row in rows:
+        (quoted if any(isinstance(cell, str) and "\r" in cell for cell in row) else plain).writerow(row)
+    return text.getvalue()
 
 
 def markdown_cell(value: object) -> str:

@@ -183,6 +183,8 @@ class Search:
         recipe = make({}).recipe
         if recipe.search is None:
             raise OptionError(f"{recipe.name} has nothing to search")
+        if not 0 <= seed < 2**32:
+            raise OptionError(f"the seed of a search must be a whole number from 0 to 2^32 - 1, not {seed}")
         study = optuna.create_study(
             study_name=recipe.name,
             storage=storage,

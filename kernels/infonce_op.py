@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, List  # noqa: UP035 - torch 2.6 knows no list[int] in the signature of an op
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ def _forward(
     uniform: bool,
     want_x: bool,
     want_y: bool,
-    tuning: list[int],
+    tuning: List[int],  # noqa: UP006
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Loss ``[B]``, base-2 log-sum-exp ``[B]`` and the gradients of the summed loss to x and to y.
 
@@ -59,7 +59,7 @@ def _(
     uniform: bool,
     want_x: bool,
     want_y: bool,
-    tuning: list[int],
+    tuning: List[int],  # noqa: UP006
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dtype = accumulator(x)
     loss = x.new_empty(x.size(0), dtype=dtype)
@@ -85,7 +85,7 @@ def _candidate_grad_op(
     normalize: bool,
     contrast: bool,
     uniform: bool,
-    tuning: list[int],
+    tuning: List[int],  # noqa: UP006
 ) -> Tensor:
     """Gradient of ``sum_b grad_b loss_b`` to y, the logits recomputed."""
     with torch.cuda.device_of(x):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from typing import List  # noqa: UP035 - torch 2.6 knows no list[Tensor] in the signature of an op
 
 import torch
 from torch import Tensor
@@ -247,7 +248,7 @@ def _kernel_backward(
     need_u: bool,
     need_s: bool,
     need_v: bool,
-) -> list[Tensor]:
+) -> List[Tensor]:  # noqa: UP006
     from .psnet_triton import psnet_backward
 
     return psnet_backward(

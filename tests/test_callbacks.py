@@ -188,9 +188,9 @@ def test_loggers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(OptionError, match="pip install wandb"):
+    with pytest.raises(OptionError, match=r"infodcl-geo\[wandb\]"):
         WandB("project")
-    with pytest.raises(OptionError, match="pip install tensorboard"):
+    with pytest.raises(OptionError, match=r"infodcl-geo\[tensorboard\]"):
         TensorBoard(tmp_path)
 
 

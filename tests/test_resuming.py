@@ -238,5 +238,3 @@ def test_tune_goes_on_past_a_model_that_fails_and_names_it_in_its_table(
     assert {state for model, state, _ in table if model == "gfcf"} == {"fail"}
     assert all("not enough memory" in error for model, _, error in table if model == "gfcf")
     assert {state for model, state, _ in table if model == "ease"} == {"complete"}
-
-

@@ -67,7 +67,7 @@ def _run(command: str, words: list[str]) -> int:
     warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
     warnings.showwarning = _show_warning
     from ..errors import NO_MEMORY, InfodclGeoError, out_of_memory
-    from ..text import escape
+    from ..text import escape, shortened
 
     # As Ctrl-C: what is kept is kept whole, and one line says that it was asked to end.
     asked_to_end = signal.getsignal(signal.SIGTERM)
@@ -82,7 +82,7 @@ def _run(command: str, words: list[str]) -> int:
             raise OptionError(f"{command} is for one process; of several, torchrun starts train alone")
         return int(import_module(f".{command}", __name__).main(words))
     except InfodclGeoError as error:
-        print(f"infodcl-geo: {error}", file=sys.stderr)
+        print(f"infodcl-geo: {shortened(str(error))}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # Whoever read has gone; what is kept was kept before it was shown.
@@ -90,7 +90,7 @@ def _run(command: str, words: list[str]) -> int:
         return 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"infodcl-geo: {escape(f'{where}{error.strerror or error}')}", file=sys.stderr)
+        print(f"infodcl-geo: {shortened(escape(f'{where}{error.strerror or error}'))}", file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
@@ -123,6 +123,6 @@ def _set_threads(words: Sequence[str]) -> None:
 
 def _show_warning(message: Warning | str, category: type[Warning], *rest: object, **named: object) -> None:
     ours = category.__module__.startswith("infodcl_geo")
-    from ..text import escape
+    from ..text import escape, shortened
 
-    print(f"warning: {'' if ours else category.__name__ + ': '}{escape(message)}", file=sys.stderr)
+    print(f"warning: {'' if ours else category.__name__ + ': '}{shortened(escape(message))}", file=sys.stderr)

@@ -10,6 +10,7 @@ from jsonargparse import Namespace
 from ..comparison import Failure, Planned, TableFile, compare, summary
 from ..configuration import TRAINING, Config
 from ..data.options import DataOptions
+from ..environment import device_of
 from ..errors import OptionError
 from ..evaluation.significance import Test
 from ..experiment import fit, score
@@ -64,6 +65,7 @@ def main(argv: Sequence[str]) -> int:
     plan = _plan(options, shared, of_models, seeds)
     if options.print_config:
         return _print(plan, data_options)
+    device_of(options.device)  # one that is not there stops all of them
     kept = TableFile(options.out) if options.out else None
     data = data_options.load()
     failures: list[Failure] = []

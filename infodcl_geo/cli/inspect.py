@@ -19,6 +19,16 @@ DESCRIPTION = (
 )
 
 
+def make_parser() -> Parser:
+    from ..channels.build import ChannelOptions
+
+    parser = Parser("inspect", DESCRIPTION)
+    parsing.add_data(parser)
+    parser.add_dataclass(ChannelOptions, "channels to measure", {"channels": ""})
+    parser.add("dim", int, 64, "size of the pretrained vectors that channels are made of")
+    return parser
+
+
 def main(argv: Sequence[str]) -> int:
     from ..channels.build import ChannelOptions
     from ..models.options import VectorOptions
@@ -27,10 +37,7 @@ def main(argv: Sequence[str]) -> int:
     class Asked(ChannelOptions, VectorOptions):
         dim: int = 64
 
-    parser = Parser("inspect", DESCRIPTION)
-    parsing.add_data(parser)
-    parser.add_dataclass(ChannelOptions, "channels to measure", {"channels": ""})
-    parser.add("dim", int, 64, "size of the pretrained vectors that channels are made of")
+    parser = make_parser()
     options = parser.parse_args(parsing.with_flags(parsing.words_of(argv), parser))
     data = parsing.data_of(options).load()
     print(data.summary())

@@ -20,10 +20,10 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from ..configuration import TRAINING, Config, configure, no_such_option
 from ..data.options import DataOptions
-from ..errors import OptionError
+from ..errors import InfodclGeoError, OptionError
 from ..models import RECIPES, Recipe, find_recipe
 from ..settings import read_mapping
-from ..text import escape
+from ..text import escape, shortened
 from ..training.options import TrainOptions
 
 _SECTIONS = ("data", "options", "training")
@@ -103,8 +103,17 @@ class Parser(ArgumentParser):
                 what = _type_words(kind) if kind is not None else "something else"
                 value = f", not {' '.join(found[1].splitlines()[:1]).strip()!r}" if found else ""
                 message = f"--{named[1]} takes {what}{value}"
-        print(f"infodcl-geo: {escape(' '.join(message.split()))}", file=sys.stderr)
+        print(f"infodcl-geo: {shortened(escape(' '.join(message.split())))}", file=sys.stderr)
         raise SystemExit(2)
+
+    def parse_args(self, *given: Any, **more: Any) -> Namespace:  # type: ignore[override]
+        """As the base, but what its conversions of values do not catch is one line, too."""
+        try:
+            return super().parse_args(*given, **more)
+        except (ValueError, TypeError, ArithmeticError, RecursionError, OSError) as error:
+            if isinstance(error, InfodclGeoError):
+                raise
+            self.error(f"a value cannot be read ({' '.join(str(error).split()) or type(error).__name__})")
 
     def _unknown(self, word: str) -> str:
         name = word.lstrip("-").partition("=")[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from collections.abc import Sequence
@@ -125,13 +124,10 @@ def _table(answers: Sequence[Any]) -> str:
 
 
 def _csv(answers: Sequence[Any]) -> str:
-    from ..text import csv_cell
+    from ..text import csv_cell, csv_lines
 
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    writer.writerows([csv_cell(cell) for cell in row[:4]] + [str(row[4]).lower()] for row in _rows(answers))
-    return text.getvalue()
+    rows = ([*map(csv_cell, row[:4]), str(row[4]).lower()] for row in _rows(answers))
+    return csv_lines([_COLUMNS, *rows])
 
 
 def _content(answer: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..configuration import TRAINING, Config
+from ..environment import device_of
 from ..errors import FileError, InfodclGeoError, OptionError
 from ..files import file_error, locked, make_folder, read_file, write_atomically
 from ..models import RECIPES, Recipe, find_recipe
@@ -57,6 +58,7 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(parsing.with_flags(shared, parser))
     recipes = [find_recipe(name) for name in parsing.listed(options.models)]
     trials = 40 if options.trials is None and options.minutes is None else options.trials
+    device_of(options.device)
     budget = Budget(trials, options.minutes)
     if options.out is None:
         raise OptionError("tune keeps what it finds: give --out FILE.yaml")

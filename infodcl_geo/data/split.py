@@ -86,6 +86,8 @@ def assign(users: IntArray, time: np.ndarray | None, split: Split, seed: int, so
         return part
     if split.kind == "leave-one-out" and time is None:
         warn(f"{source}: no times; leave-one-out holds out random interactions, not the last")
+    if seed < 0:
+        raise InteractionError(f"{source}: the seed of the split must be a whole number from 0, not {seed}")
     random = np.random.default_rng(seed)
     # The order of each user's pairs is that of random numbers drawn in a row, so users can be taken in portions.
     ends = np.flatnonzero(np.append(users[1:] != users[:-1], True)) + 1

@@ -200,7 +200,7 @@ class TensorBoard(Callback):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise OptionError("logging for TensorBoard needs tensorboard: pip install tensorboard") from None
+            raise OptionError("logging for it needs TensorBoard: pip install 'infodcl-geo[tensorboard]'") from None
         self.folder = Path(folder)
         self._writer_of = SummaryWriter
         self._writer: Any = None
@@ -233,7 +233,7 @@ class WandB(Callback):
         try:
             import wandb  # type: ignore[import-not-found]
         except ImportError:
-            raise OptionError("logging to Weights & Biases needs wandb: pip install wandb") from None
+            raise OptionError("logging to Weights & Biases needs wandb: pip install 'infodcl-geo[wandb]'") from None
         self._wandb = wandb
         self._arguments = {"project": project, "config": dict(config or {}), **init}
         self._run: Any = None

@@ -48,6 +48,8 @@ class TrainOptions:
                 raise OptionError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise OptionError(f"lr must be positive, not {self.lr}")
+        if not 0 <= self.seed < 2**63:
+            raise OptionError(f"seed must be a whole number from 0 to 2^63 - 1, not {self.seed}")
         if self.adam not in ("auto", "dense", "lazy", "fused"):
             raise OptionError(f"adam must be 'auto', 'dense', 'lazy' or 'fused', not {self.adam!r}")
         if self.matmul_precision not in ("highest", "high", "medium"):

@@ -6,7 +6,7 @@
 Input number n is made from n alone: a valid file of one of the readers is mutated (bits, cuts, repeats, numbers at the
 edges, pieces of other files) and read. Files with checksums are mutated also below them, with the sums set right.
 What is read without an error must be used without one. It prints one row a reader, and the number and the error of each
-input that fell; with ``--coverage`` Atheris, where it is installed, chooses the mutations instead.
+input that fell. guided.py beside it lets coverage choose the mutations.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ from infodcl_geo.training.loop import train
 from infodcl_geo.training.options import CheckpointOptions, TrainOptions
 
 SECONDS = 20.0
-"""Longest that one input may take, on a machine that does other work beside."""
+"""Of the processor that one input may take; it may wait ten times as long, on a machine that does other work beside."""
 ALLOWANCE, RATIO = 384 << 20, 250
 """Memory that one input may take: 384 MiB, and 250 times its size (a packed text may be 200 times as long unpacked)."""
 
@@ -495,17 +495,20 @@ def _bounded(size: int, target: Target) -> Iterator[None]:
     def late(*_: object) -> None:
         raise Fell(f"takes more than {SECONDS:.0f} s")
 
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    timers = ((signal.ITIMER_PROF, signal.SIGPROF, SECONDS), (signal.ITIMER_REAL, signal.SIGALRM, 10 * SECONDS))
+    before = [signal.signal(number, late) for _, number, _ in timers]
+    for timer, _, seconds in timers:
+        signal.setitimer(timer, seconds)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    start, resting = time.perf_counter(), _status("VmRSS")
+    start, resting = time.process_time(), _status("VmRSS")
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-        target.slowest = max(target.slowest, time.perf_counter() - start)
+        for (timer, number, _), handler in zip(timers, before, strict=True):
+            signal.setitimer(timer, 0)
+            signal.signal(number, handler)
+        target.slowest = max(target.slowest, time.process_time() - start)
         used = _status("VmHWM") - resting
         target.largest = max(target.largest, used)
         if used > ALLOWANCE + RATIO * size:
@@ -573,16 +576,18 @@ def fuzz(
         with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
             work = Path(folder)
             every = [target for target in targets(work) if names is None or target.name in names]
-            for number in range(first, first + inputs):
-                target = every[number % len(every)]
-                name, content = made(target, number)
-                try:
-                    attempt(target, name, content, work)
-                except Fell as error:
-                    target.counts["fell"] += 1
-                    if len(fallen) < most:
-                        fallen.append(f"{target.name} {number} ({name}): {error}")
-                        say(fallen[-1])
+            # Ctrl-C shows what was counted until then.
+            with contextlib.suppress(KeyboardInterrupt):
+                for number in range(first, first + inputs):
+                    target = every[number % len(every)]
+                    name, content = made(target, number)
+                    try:
+                        attempt(target, name, content, work)
+                    except Fell as error:
+                        target.counts["fell"] += 1
+                        if len(fallen) < most:
+                            fallen.append(f"{target.name} {number} ({name}): {error}")
+                            say(fallen[-1])
             for target in every:
                 say(
                     f"{target.name}: {target.counts['inputs']} inputs, {target.counts['read']} read, "
@@ -593,41 +598,13 @@ def fuzz(
     return every, fallen
 
 
-def by_coverage(names: list[str] | None, inputs: int) -> None:
-    """The same readers on inputs that Atheris makes, led by the lines they reach."""
-    try:
-        import atheris  # type: ignore[import-not-found]
-    except ImportError:
-        raise SystemExit("coverage needs Atheris: pip install atheris") from None
-    folder = tempfile.mkdtemp()
-    every = [target for target in targets(Path(folder)) if names is None or target.name in names]
-    atheris.instrument_all()
-
-    def one(content: bytes) -> None:
-        target = every[content[0] % len(every)] if content else every[0]
-        name = sorted(target.seeds)[content[1] % len(target.seeds)] if len(content) > 1 else sorted(target.seeds)[0]
-        attempt(target, name, content[2:], Path(folder))
-
-    corpus = Path(folder) / "corpus"
-    corpus.mkdir()
-    for place, target in enumerate(every):
-        for at, name in enumerate(sorted(target.seeds)):
-            (corpus / f"{place}-{at}").write_bytes(bytes([place, at]) + target.seeds[name])
-    atheris.Setup([sys.argv[0], str(corpus), f"-runs={inputs}", "-max_len=65536"], one)
-    atheris.Fuzz()
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=200_000)
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     parser.add_argument("--targets", nargs="+", help="only these readers")
-    parser.add_argument("--coverage", action="store_true", help="led by coverage, with Atheris")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.coverage:
-        by_coverage(options.targets, options.inputs)
-        return 0
     every, fallen = fuzz(options.inputs, options.first, options.targets)
     print(f"{sum(t.counts['inputs'] for t in every)} inputs, {sum(t.counts['fell'] for t in every)} fell")
     return 1 if fallen else 0

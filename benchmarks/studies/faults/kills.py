@@ -22,6 +22,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,20 @@ class Compare:
     name = "compare"
 
     def __init__(self, data: Path) -> None:
-        shared = ["--data", data, "--ks", 5, 20, "--progress=false", "--dim", 8, "--epochs", 2]
+        shared = [
+            "--data",
+            data,
+            "--ks",
+            5,
+            20,
+            "--progress=false",
+            "--dim",
+            8,
+            "--epochs",
+            2,
+            "--checkpoint_epochs",
+            1,
+        ]
         self.before = ["compare", *shared, "--models", "popularity", "lightgcn"]
         self.words = ["compare", *shared, "--models", "popularity", "ease", "mf", "--seeds", 0, 1]
 
@@ -339,8 +353,10 @@ def run(
             for command in commands:
                 for number, of in enumerate(campaigns(data)[command]):
                     campaign = Campaign(of, runner, folder / f"{command}{number}")
-                    for way, at in campaign.trials(kills, stride, seed, ways):
-                        campaign.trial(way, at)
+                    # Ctrl-C shows what was counted until then.
+                    with suppress(KeyboardInterrupt):
+                        for way, at in campaign.trials(kills, stride, seed, ways):
+                            campaign.trial(way, at)
                     counts = ", ".join(f"{way} {campaign.counts[way]}" for way in ways)
                     say(
                         f"{of.name}: {sum(campaign.counts[way] for way in ways)} trials ({counts}), "

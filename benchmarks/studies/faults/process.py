@@ -72,6 +72,8 @@ class Runner:
         file_bytes: int | None = None,
         counted: bool = False,
         limit: float = 120.0,
+        memory: int | None = None,
+        cpu: int | None = None,
     ) -> Ended:
         """Run one command.
 
@@ -87,11 +89,14 @@ class Runner:
             file_bytes: largest size of a file that can be written.
             counted: count the file operations.
             limit: seconds after which the run counts as hanging.
+            memory: bytes of address space beyond those that the interpreter has already.
+            cpu: seconds of the processor after which the run counts as hanging, whatever else the machine does.
         """
         order = {
             "words": [str(word) for word in words], "kill_at": kill_at, "torn": torn, "fail_at": fail_at,
             "error": error, "kill_after": kill_after, "signal_after": signal_after, "signal_at": signal_at,
             "file_bytes": file_bytes, "counted": counted, "limit": limit, "folder": str(self.folder),
+            "memory": memory, "cpu": cpu,
         }  # fmt: skip
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -161,6 +166,16 @@ def _child(order: dict[str, Any], pipe: int) -> None:
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_bytes"], order["file_bytes"]))
+    if order["memory"] is not None:
+        import resource
+
+        with open("/proc/self/status") as status:
+            own = next(int(line.split()[1]) << 10 for line in status if line.startswith("VmSize"))
+        resource.setrlimit(resource.RLIMIT_AS, (own + order["memory"], own + order["memory"]))
+    if order["cpu"] is not None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CPU, (order["cpu"], order["cpu"]))
     asked = any(order[name] is not None for name in ("kill_at", "fail_at", "signal_at"))
     counter = _Counter(order) if order["counted"] or asked else None
     from infodcl_geo.cli import main
@@ -220,7 +235,9 @@ def _serve() -> None:
         os.close(receiving)
         code = os.waitstatus_to_exitcode(status)
         answer = {
-            "code": -1000 if hung else code,
+            "code": -1000
+            if hung or (order["cpu"] is not None and code in (-signal.SIGXCPU, -signal.SIGKILL))
+            else code,
             "operations": int(count or b"0"),
             "seconds": time.monotonic() - start,
         }
