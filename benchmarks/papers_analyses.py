@@ -186,7 +186,7 @@ def figure7(trainings: Trainings) -> Rows:
         rows += [{"line": f"step {t}", "x": k, "y": float(y)} for k, y in enumerate(cosines(z, out), 1)]
     random = torch.randn(2, *z.shape, generator=torch.Generator().manual_seed(0))
     rows += [{"line": "two random matrices", "x": k, "y": float(y)} for k, y in enumerate(cosines(*random), 1)]
-    return _named(rows, "singular vector", "|cosine| of input and output")
+    return _named(rows, "singular vector", "absolute cosine of input and output")
 
 
 class Change(Callback):

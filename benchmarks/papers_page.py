@@ -10,15 +10,18 @@ from pathlib import Path
 from papers_analyses import FIGURES
 from papers_plan import SAMPLES, TABLES
 
-_INTRODUCTION = """# Tables and figures of the papers, measured again
+_INTRODUCTION = """# Tables and figures, measured again
 
-Made by `python benchmarks/papers_page.py docs/papers` from the files beside it. *measured* is the mean test value of the epoch
-that validation chose; *best on test* is what programs report that look at test after each epoch, **which is no fair estimate**. A ratio is
-measured over published. Intervals are 95%: over the test users where a command here trained the models, over seeds where a
-committed study did (its note says so); one seed has no interval over seeds. DATA is the folder of the data sets. Time limits of a training
-are CPU time; the machine has two cores that several programs shared, so what one command could afford is little:
-a row without a number says why, and the same command with more `--minutes` fills it, reusing what is there.
+Made by `python benchmarks/papers_page.py docs/papers` from the files beside it.
 
+- *measured* is the test value of the epoch that validation chose, the mean over seeds; *ratio* is it over published.
+- *best on test* is what programs report that look at test after each epoch: **no fair estimate**.
+- Intervals are 95%: over the test users where a command here trained the models (they say nothing of other seeds), over
+  seeds where a committed study did, whose note says so.
+- *start* is what the embeddings began from: random as in the papers, or the library's pretrained vectors.
+- DATA is the folder of the data sets. The limit of a training is CPU time. The machine has two cores, which several
+  programs shared: a row without a number says why, and the same command with more `--minutes` fills it and reuses
+  what is there.
 """
 
 
@@ -68,8 +71,9 @@ def page(folder: Path) -> str:
             parts.append(f"{{download}}`all its numbers <data/{name}-{row['data']}.csv>`; made by\n")
             parts.append(f"```bash\n{row['command']}\n```\n")
             parts.append(
-                f"Budget {row['minutes']} minutes, {row['CPU minutes a run']} CPU minutes a training, at most {row['epochs']} epochs, "
-                f"patience {row['patience']}, seeds {row['seeds']}, {row['threads']} thread; {row['date']}, version {row['version']}.\n"
+                f"Budget {row['minutes']} minutes, {row['CPU minutes a run']} CPU minutes a training, at most "
+                f"{row['epochs']} epochs, patience {row['patience']}, seeds {row['seeds']}, {row['threads']} thread; "
+                f"{row['date']}, version {row['version']}.\n"
             )
         if empty:
             parts.append(f"Only the published numbers are kept so far for: {'; '.join(empty)}.\n")

@@ -31,6 +31,15 @@ COLUMNS = (
 )  # fmt: skip
 
 
+ENDED = ("closed form", "patience", "time", "epochs used up", "epochs used up, still improving")
+"""Why a training ended; kept as its place here, as a table of runs holds numbers."""
+
+
+def _ended(why: str) -> int:
+    reason = why.partition(":")[0]
+    return 0 if not why else ENDED.index(reason) if reason in ENDED else len(ENDED)
+
+
 @dataclass
 class Budget:
     """Time that may be spent.
@@ -98,7 +107,7 @@ def train_one(data: Interactions, config: Config, run_minutes: float, settings: 
     entry = entry_of(found, data, settings, PER_USER, label)
     last = {name: entry.row.pop(name) for name in ("key", "settings")}
     entry.row.update({f"best on test {name}": value for name, value in (watch.best or found.test).items()})
-    entry.row.update({"ended": found.result.ended.partition(":")[0] or "closed form", **last})
+    entry.row.update({"ended": _ended(found.result.ended), **last})
     return entry
 
 
@@ -241,7 +250,7 @@ def table_rows(
             row["best epoch"] = "/".join(str(entry.row["best_epoch"]) for entry in entries)
             row["epochs"] = "/".join(str(entry.row["epochs_run"]) for entry in entries)
             row["seconds an epoch"] = float(np.median([entry.row["seconds_per_epoch"] for entry in entries]))
-            row["note"] = ", ".join(dict.fromkeys(str(entry.row["ended"]) for entry in entries))
+            row["note"] = ", ".join(dict.fromkeys((*ENDED, "ended")[entry.row["ended"]] for entry in entries))
     return rows
 
 
