@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from infodcl_geo.kernels import batched_svd, logsumexp_similarity
-from infodcl_geo.nn.candidates import sample_candidates
 from infodcl_geo.nn import (
     Denoiser,
     ForwardDiffusion,
@@ -28,6 +27,7 @@ from infodcl_geo.nn import (
     embedding_penalty,
     reconstruction_loss,
 )
+from infodcl_geo.nn.candidates import sample_candidates
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROWS, DIM = (65_536 if DEVICE.type == "cuda" else 2048), 64

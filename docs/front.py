@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 from reference import models_in_short  # noqa: E402
 from results import cell, markdown_table, read_rows  # noqa: E402
-from systems import systems_table  # noqa: E402
+from systems import published_table, systems_table  # noqa: E402
 
 SHOWN = (
     ("popularity", "popularity", "runs.csv"),
@@ -89,8 +89,9 @@ def readme(text: str) -> str:
 
 
 def systems_page(text: str) -> str:
-    """The page of the papers' systems with its table as the code and the results have it."""
-    return with_tables(text, {"systems": systems_table()})
+    """The page of the papers' systems with its tables as the code and the results have them."""
+    published = {f"published-{data}": published_table(data) for data in ("office", "tiktok")}
+    return with_tables(text, {"systems": systems_table(), **published})
 
 
 def with_tables(text: str, tables: dict[str, str]) -> str:

@@ -33,7 +33,8 @@ def model_of(modalities: int, **options: float) -> tuple[MMSSL, dict[str, Tensor
     torch.manual_seed(0)
     features = {name: torch.randn(ITEMS, 3 + k) for k, name in enumerate("abc"[:modalities])}
     graph = normalized_adjacency(PAIRS, USERS, ITEMS)
-    return MMSSL(graph, USERS, ITEMS, features, dim=DIM, l2=0.1, num_layers=1, related=2, init_std=1, **options), features
+    given = {"dim": DIM, "l2": 0.1, "num_layers": 1, "related": 2, "init_std": 1, **options}
+    return MMSSL(graph, USERS, ITEMS, features, **given), features
 
 
 def test_attention_by_hand() -> None:

@@ -260,6 +260,36 @@ def test_rows_are_made_once() -> None:
     assert len(calls) == 3
 
 
+def test_rows_without_a_gradient_are_not_kept() -> None:
+    table = torch.arange(6.0).view(3, 2).requires_grad_()
+    rows, some = Rows(table), torch.tensor([2, 0])
+    with torch.no_grad():
+        assert not rows(some).requires_grad
+    assert rows(some).requires_grad
+
+
+@pytest.mark.parametrize("sample", [None, 5])
+def test_the_positives_of_slk_have_their_gradient(sample: int | None) -> None:
+    """The weights are computed from the same rows without one."""
+    data = blocks()
+    options = {"ranking_loss": "slk", "ranking_candidates": sample, "dim": 4, "num_layers": 1, "l2": 0.0}
+    for name in ("mf", "lightgcn", "simdiff"):
+        config = configure(name, **options, threshold_temperature=1e9)  # all weights are 1/2
+        model = prepare(data, config).model
+        plain = prepare(data, config.changed(ranking_loss="softmax")).model
+        plain.load_state_dict(model.state_dict())
+        batch: Batch = set_up(model, data, config.training)[0].draw()[0]
+        found = []
+        for one, loss in ((model, "slk"), (plain, "softmax")):
+            assert isinstance(one, EmbeddingModel)
+            one.loss(batch, torch.Generator().manual_seed(0))[loss].backward()
+            assert one.item_embedding.weight.grad is not None
+            found.append(one.item_embedding.weight.grad)
+        if name != "simdiff":  # whose thresholds draw noise of their own
+            torch.testing.assert_close(2 * found[0], found[1], rtol=1e-3, atol=1e-6)
+        assert found[0][batch.positives].abs().sum(1).min() > 0
+
+
 @pytest.mark.parametrize(
     ("options", "by_rows"),
     [

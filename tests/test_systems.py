@@ -52,6 +52,17 @@ def test_every_row_has_its_paper_its_year_and_its_cost(systems: ModuleType) -> N
     assert float(costs["lightgcn"]) == pytest.approx(1, abs=0.15)
 
 
+def test_published_figures_are_of_models_that_the_tables_name(systems: ModuleType) -> None:
+    named = {place for table in systems.TABLES.values() for place in table.values()}
+    for data, figures in systems.PUBLISHED.items():
+        assert figures.keys() <= named
+        assert all(0 < ndcg < recall < 0.2 for recall, ndcg in figures.values())
+        for model in figures:
+            study, runs = systems.best_runs(data, model)
+            assert bool(study) == bool(runs)
+            assert {(run["data"], run["model"]) for run in runs} <= {(data, model)}
+
+
 def test_a_year_ends_a_reference(systems: ModuleType) -> None:
     assert systems.year("Wu et al., SGL, SIGIR 2021") == "2021"
     assert systems.year("2021 ideas") == systems.year("-") == ""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from reference import needs
 from results import markdown_table, read_rows
 
-COSTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "epoch_time_office" / "epochs.csv"
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+COSTS = RESULTS / "epoch_time_office" / "epochs.csv"
 
 TABLES: dict[str, dict[str, str]] = {
     "InfoDCL, Table 2": {
@@ -83,3 +85,66 @@ def systems_table() -> str:
     for name, (paper, reason) in ABSENT.items():
         rows.append([name, paper, year(paper), f"not here: {reason}", "", "", "; ".join(tables[name])])
     return markdown_table(["`--model`", "paper", "year", "kind", "needs", "epoch", "named in"], rows)
+
+
+PUBLISHED: dict[str, dict[str, tuple[float, float]]] = {
+    "office": {
+        "infodcl": (0.1398, 0.0625), "simdiff": (0.1361, 0.0606), "bm3": (0.1158, 0.0527), "mgcn": (0.1196, 0.0544),
+        "lattice": (0.1345, 0.0524), "diffmm": (0.1351, 0.0599), "lgmrec": (0.1348, 0.0598), "mmssl": (0.1277, 0.0541),
+        "slmrec": (0.1126, 0.0508), "mf": (0.0598, 0.0232), "enmf": (0.1004, 0.0500), "sccf": (0.1221, 0.0520),
+        "ngcf": (0.0928, 0.0400), "lightgcn": (0.1215, 0.0558), "simgcl": (0.1305, 0.0562), "sgl": (0.1151, 0.0549),
+        "sgcl": (0.0414, 0.0206), "recdcl": (0.1254, 0.0534), "cogcl": (0.1206, 0.0572), "ncl": (0.0966, 0.0463),
+        "lightgcl": (0.1180, 0.0531), "diffrec": (0.1159, 0.0511), "cfdiff": (0.1028, 0.0500),
+        "ddrm": (0.0133, 0.0058), "giffcf": (0.1252, 0.0537),
+    },
+    "tiktok": {
+        "simdiff": (0.1348, 0.0588), "bm3": (0.0988, 0.0399), "mgcn": (0.1023, 0.0367), "lattice": (0.0888, 0.0386),
+        "diffmm": (0.1129, 0.0456), "lgmrec": (0.0672, 0.0265), "mmssl": (0.0921, 0.0394), "slmrec": (0.0967, 0.0346),
+        "mf": (0.0557, 0.0235), "enmf": (0.1031, 0.0395), "sccf": (0.0506, 0.0216), "ngcf": (0.0628, 0.0245),
+        "lightgcn": (0.0907, 0.0379), "sgl": (0.0798, 0.0342), "ncl": (0.0898, 0.0402), "lightgcl": (0.0911, 0.0435),
+        "diffrec": (0.1036, 0.0446), "cfdiff": (0.0665, 0.0312), "ddrm": (0.0145, 0.0057), "giffcf": (0.1185, 0.0462),
+    },
+}  # fmt: skip
+"""Recall@20 and NDCG@20 by data set and model, from the tables above; of InfoDCL with two channels."""
+
+RUNS: dict[str, tuple[str, ...]] = {
+    "office": ("compare_office", "compare_office_systems"),
+    "tiktok": ("compare_tiktok", "compare_tiktok_random", "compare_tiktok_systems"),
+}
+"""Studies with runs of single models, by data set."""
+
+
+def best_runs(data: str, model: str) -> tuple[str, list[dict[str, str]]]:
+    """The study and the runs of a model that validation prefers, of those of one file and one setting."""
+    found: list[tuple[float, str, list[dict[str, str]]]] = []
+    for study in RUNS[data]:
+        for path in sorted((RESULTS / study).glob("runs*.csv")):
+            rows = [row for row in read_rows(path) if (row["data"], row["model"]) == (data, model)]
+            if rows:
+                found.append((fmean(float(row["valid ndcg@20"]) for row in rows), study, rows))
+    if not found:
+        return "", []
+    _, study, rows = max(found, key=lambda one: one[0])
+    return study, rows
+
+
+def published_table(data: str) -> str:
+    """What the papers report of the models on a data set, beside what was measured here."""
+    from infodcl_geo.models import RECIPES
+
+    rows = []
+    for recipe in RECIPES:
+        study, runs = best_runs(data, recipe.name)
+        published = PUBLISHED[data].get(recipe.name)
+        if published is None and not runs:
+            continue
+        theirs = "" if published is None else " / ".join(f"{number:.4f}" for number in published)
+        if not runs:
+            rows.append([f"`{recipe.name}`", theirs, "not run yet", "", "", ""])
+            continue
+        ours = [fmean(float(run[f"test {name}"]) for run in runs) for name in ("recall@20", "ndcg@20")]
+        ratio = "" if published is None else " / ".join(f"{a / b:.2f}" for a, b in zip(ours, published, strict=True))
+        mine = " / ".join(f"{number:.4f}" for number in ours)
+        seeds = "-" if recipe.closed_form else str(len(runs))
+        rows.append([f"`{recipe.name}`", theirs, mine, ratio, seeds, f"{{ref}}`{study} <{study}>`"])
+    return markdown_table(["model", "published", "here", "ratio", "seeds", "study"], rows)

@@ -31,9 +31,12 @@ class Rows:
         self._made: dict[int, tuple[Tensor | None, Tensor]] = {}
 
     def __call__(self, rows: Tensor | None) -> Tensor:
-        if id(rows) not in self._made:
-            self._made[id(rows)] = rows, self._make(rows)
-        return self._made[id(rows)][1]
+        if id(rows) in self._made:
+            return self._made[id(rows)][1]
+        made = self._make(rows)
+        if torch.is_grad_enabled():  # what is made without a gradient must not stand for what needs one
+            self._made[id(rows)] = rows, made
+        return made
 
     def _make(self, rows: Tensor | None) -> Tensor:
         if isinstance(self.of, nn.Embedding):
@@ -59,7 +62,9 @@ class RankingModel(EmbeddingModel):
     ) -> None:
         super().__init__(graph, num_users, num_items, options=options, **changes)
         self.objective: RankingObjective | None = None
-        if self.options.ranking_loss != "bpr":
+        # A model of one's own may have options without objectives.
+        self.ranking_loss = getattr(self.options, "ranking_loss", "bpr")
+        if self.ranking_loss != "bpr":
             degree = csr_parts(graph.matrix)[0].diff()[:num_users]
             self.objective = RankingObjective(self.options, degree, num_items)
 
@@ -86,7 +91,7 @@ class RankingModel(EmbeddingModel):
             loss = bpr_loss(users(batch.users), items(batch.positives), items(batch.negatives))
         else:
             loss = self.objective(batch, users, items, generator)
-        return {self.options.ranking_loss: batch.share * self.bpr_weight * loss}
+        return {self.ranking_loss: batch.share * self.bpr_weight * loss}
 
     def penalty(self, batch: Batch, users: Lookup, items: Lookup) -> Tensor:
         """Mean squared norm of the batch's rows: users and positives, of BPR the negatives too."""
