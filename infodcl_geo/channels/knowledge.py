@@ -16,6 +16,7 @@ from torch import Tensor
 from ..data.ids import IdMap, InteractionError
 from ..data.interactions import Interactions
 from ..data.readers import read_columns
+from ..data.tables import all_ids
 from ..errors import OptionError
 from ..graph.similarity import top_k_product, weighted_mean
 from .base import Channel, ChannelError, PretrainedVectors, has_edges, warn_of_file
@@ -162,8 +163,8 @@ def load_knowledge(
     if links is None and Path(path).suffix == ".kg" and beside.is_file():
         links = beside
     linked = read_columns(links, _LINKS) if links is not None else None
-    entity_ids = _id_map([read["head"], read["tail"]] + ([linked["entity"]] if linked else []))
-    relation_ids = _id_map([read["relation"]])
+    entity_ids = IdMap(all_ids([read["head"], read["tail"]] + ([linked["entity"]] if linked else [])))
+    relation_ids = IdMap(all_ids([read["relation"]]))
     raw = np.stack(
         [read["head"].encode(entity_ids), read["relation"].encode(relation_ids), read["tail"].encode(entity_ids)]
     )
@@ -192,13 +193,6 @@ def load_knowledge(
     by_themselves = "" if linked is not None else " to the entity of the same id"
     source = f"{where}, {int((item_entity >= 0).sum())} of {data.num_items} items linked{by_themselves}"
     return KnowledgeGraph(triples, torch.from_numpy(item_entity), entity_ids, relation_ids, source)
-
-
-def _id_map(columns: Sequence[Any]) -> IdMap:
-    parts = [column.ids[np.unique(column.codes)] for column in columns]
-    if any(part.dtype.kind not in "iu" for part in parts):
-        parts = [part.astype(np.str_) for part in parts]
-    return IdMap(np.unique(np.concatenate(parts)))
 
 
 @dataclass(frozen=True, eq=False)

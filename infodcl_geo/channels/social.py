@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
 from ..data.ids import IdMap, InteractionError
 from ..data.interactions import Interactions
 from ..data.readers import read_columns
+from ..data.tables import Ids
 from ..graph.graph import Graph, csr_parts, from_scipy, interaction_graph, sparse_matrix, to_scipy
 from ..graph.similarity import weighted_mean
 from .base import Channel, ChannelError, PretrainedVectors, has_edges, warn_of_file
@@ -110,12 +112,10 @@ def load_social(
         raise InteractionError(f"{path}: {str(error).removeprefix(f'{source}: ')}") from None
 
 
-def _strangers(column: Any, ids: IdMap) -> set[Any]:
+def _strangers(column: Ids, ids: IdMap) -> set[Any]:
     """The raw ids of a column that ``ids`` does not have."""
-    rows = ids.encode(column.ids, missing=-1)
-    used = np.zeros(len(column.ids), dtype=bool)
-    used[column.codes] = True
-    return set(column.ids[used & (rows < 0)].tolist())
+    found = column.distinct(False)
+    return set(found.filter(pl.Series(ids.encode(found, missing=-1) < 0)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -91,6 +91,8 @@ def assemble(
         keys["valid"], keys["train"] = keys["train"][held_out], keys["train"][~held_out]
         warn(f"{source}: no validation split; {len(keys['valid'])} training interactions were held out for it")
         how += f"; validation held out of training ({split.kind}, seed {seed})"
+    elif split.kind != Split().kind:
+        warn(f"{source}: no {split.kind} split is made: {declared} what is validation and test")
     if "test" not in keys:
         warn(f"{source}: no test split; nothing can be measured on test")
 

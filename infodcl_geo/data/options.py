@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
 from .generated import demo
-from .interactions import Interactions, Split, load_interactions
+from .interactions import InteractionError, Interactions, Split, load_interactions
 from .named import NAMED, load_named
 from .text_files import Format
 
@@ -59,12 +60,20 @@ class DataOptions:
     valid_file: str | None = None
     test_file: str | None = None
 
+    def _refuse_others_than(self, names: Collection[str]) -> None:
+        """Refuse options that would have no effect."""
+        for part in fields(self):
+            if part.name not in ("data", *names) and getattr(self, part.name) != part.default:
+                raise InteractionError(f"{part.name} has no effect on the data set {self.data}: leave it out")
+
     def load(self) -> Interactions:
         """Read the data set."""
         if self.data == "demo":
+            self._refuse_others_than(())
             return demo().interactions
         split = Split(self.split, self.valid_share, self.test_share)
         if self.data in NAMED and not Path(self.data).exists():
+            self._refuse_others_than(("split", "valid_share", "test_share", "split_seed", "min_rating", "k_core"))
             return load_named(
                 self.data, split=split, min_rating=self.min_rating, k_core=self.k_core, seed=self.split_seed
             )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,9 +17,20 @@ from torch import Tensor
 from ..text import escape
 from .columns import check_finite, fail_at, integer_ids, typed
 from .folders import JSON, ending, format_of
-from .ids import IdMap, IntArray, InteractionError, one_line, warn
+from .ids import InteractionError, one_line, warn
 from .json_files import read_json
-from .layouts import Column, Columns, Format, column_at, find_columns, is_number, plain_name, positions_of, typed_names
+from .layouts import (
+    Column,
+    Columns,
+    Format,
+    column_at,
+    find_columns,
+    is_number,
+    is_position,
+    plain_name,
+    positions_of,
+    typed_names,
+)
 from .streams import ALLOWANCE, DAMAGED, RATIO, in_silence, open_text, require_file
 from .tables import Ids, Table
 from .text_files import read_adjacency, read_text, rows_of
@@ -281,25 +291,12 @@ def from_edges(source: str, edges: Tensor) -> Table:
 # Columns of ids that are no interactions
 
 
-class IdColumn(NamedTuple):
-    """A column of raw ids: row ``e`` holds ``ids[codes[e]]``; ``ids`` may have entries that no row uses."""
-
-    codes: IntArray
-    ids: np.ndarray
-
-    def encode(self, ids: IdMap) -> IntArray:
-        """Dense row of every raw id, -1 where ``ids`` does not have it."""
-        return ids.encode(self.ids, missing=-1)[self.codes]
-
-
 def read_columns(
     path: str | PathLike[str],
     roles: Mapping[str, str],
     *,
     weight: bool = False,
     columns: Sequence[Column] | None = None,
-    encoding: str | None = None,
-    separator: str | None = None,
 ) -> dict[str, Any]:
     """Columns of raw ids from a table: text with or without a header, RecBole's files, JSON, parquet, npy or npz.
 
@@ -311,12 +308,9 @@ def read_columns(
         roles: what the columns hold, and the usual names of such columns (small letters and digits, blank-separated).
         weight: whether a column of numbers may follow: called ``weight``, or the next one of a file without a header.
         columns: header names or positions of the roles, in their order (one more for the weight).
-        encoding: of the text; default UTF-8.
-        separator: between two fields of the text; default: told from the first line.
 
     Returns:
-        An :class:`IdColumn` for each role (``ids`` an int64 array, or an object array of Python strings), and a float
-        array under ``weight`` where there is one.
+        :class:`~infodcl_geo.data.tables.Ids` for each role, and an array under ``weight`` where there is such a column.
 
     Raises:
         InteractionError: if the file cannot be read; one line that names file and line.
@@ -326,16 +320,18 @@ def read_columns(
     if columns is not None and not len(roles) <= len(columns) <= len(keys):
         raise InteractionError(f"{file}: columns= names the columns of {', '.join(keys)}, not {len(columns)} columns")
 
-    def find(header: Sequence[str]) -> dict[str, int]:
+    def find(header: Sequence[str], unnamed: str = "") -> dict[str, int]:
+        """Positions of the roles; ``unnamed`` is the place of what has no header."""
         if columns is not None:
             return {key: column_at(header, wanted, key, str(file)) for key, wanted in zip(keys, columns, strict=False)}
+        if len(header) < len(roles):
+            what = f"{len(header)} {'fields' if unnamed else 'columns'} where {', '.join(roles)} are expected"
+            raise InteractionError(f"{unnamed or file}: {what}")
         plain = [plain_name(h) for h in header]
         found = {key: next((plain.index(n) for n in names.split() if n in plain), -1) for key, names in roles.items()}
-        if min(found.values()) < 0:
-            if len(header) < len(roles):
-                raise InteractionError(f"{file}: {len(header)} columns where {', '.join(roles)} are expected")
-            found = dict(zip(roles, range(len(roles)), strict=True))
-        if weight and "weight" in plain:
+        if unnamed or min(found.values()) < 0:
+            found = dict(zip(keys if unnamed else roles, range(len(header)), strict=False))
+        if not unnamed and weight and "weight" in plain:
             found["weight"] = plain.index("weight")
         return found
 
@@ -347,70 +343,28 @@ def read_columns(
             frame, names, position = _parquet_columns(file, find)
             if len(frame) == 0:
                 raise InteractionError(f"{file}: empty, no interactions")
-            values = {role: typed(frame[names[at]], role, str(file), None) for role, at in position.items()}
-        elif kind == "npy":
-            values = _array_columns(file, keys[: len(columns)] if columns else keys, len(roles), columns)
-        elif kind == "npz":
+            return {role: typed(frame[names[at]], role, str(file), None) for role, at in position.items()}
+        if kind == "npy":
+            array = _load_npy(file)
+            if array.ndim == 2 and array.shape[0] in (len(roles), len(keys)) and array.shape[1] > len(keys):
+                array = array.T
+            if array.ndim != 2 or array.shape[1] < len(roles) or array.size == 0:
+                raise InteractionError(f"{file}: shape {array.shape}, not E x {len(roles)} or {len(roles)} x E")
+            return _of_array(str(file), array, find([str(at) for at in range(array.shape[1])], str(file)))
+        if kind == "npz":
             table = from_matrix(str(file), _load_npz(file))
-            values = dict(zip(keys, (table.users, table.items, table.rating), strict=False))
-        else:
-            values = _text_columns(file, roles, keys, columns, find, encoding, separator)
+            return dict(zip(keys, (table.users, table.items, table.rating), strict=False))
+        if ending(file) in JSON:
+            return read_json(open_text(file, "json", NO_COLUMNS), find)[0]
+        layout = open_text(file, "pairs", Columns(user=0, item=1))
+        _, first = next(rows_of(layout))
+        recbole = len(typed_names(first)) == len(first)
+        usual = {plain_name(f) for f in first} & set(" ".join(roles.values()).split())
+        if recbole or usual or any(not is_position(c) for c in columns or ()):
+            layout = open_text(file, "recbole" if recbole else "table", NO_COLUMNS)
+            return read_text(layout, find(layout.header or []))
+        return read_text(layout, find([str(at) for at in range(layout.width)], f"{file}:{layout.first_line}"))
     except OSError as error:
         raise InteractionError(f"{error.filename or file}: {error.strerror or one_line(error)}") from None
     except DAMAGED as error:
         raise InteractionError(f"{file}: damaged compressed file ({one_line(error)})") from None
-    result = dict(values)
-    for role in roles:
-        column = values[role]
-        if column.vocabulary is None:
-            ids, codes = np.unique(column.codes, return_inverse=True)
-            result[role] = IdColumn(codes, ids.astype(np.int64))
-        else:
-            result[role] = IdColumn(column.codes, column.vocabulary.to_numpy())
-    if "weight" in result:
-        result["weight"] = np.asarray(result["weight"], dtype=np.float64)
-    return result
-
-
-def _array_columns(file: Path, keys: Sequence[str], least: int, columns: Sequence[Column] | None) -> dict[str, Any]:
-    array = _load_npy(file)
-    if array.ndim == 2 and array.shape[0] in (least, len(keys)) and array.shape[1] > len(keys):
-        array = array.T
-    if array.ndim != 2 or array.shape[1] < least or array.size == 0:
-        raise InteractionError(f"{file}: shape {array.shape}, not E x {least} or {least} x E")
-    header = [str(p) for p in range(array.shape[1])]
-    wanted = columns if columns is not None else range(min(len(keys), len(header)))
-    position = {key: column_at(header, at, key, str(file)) for key, at in zip(keys, wanted, strict=False)}
-    return _of_array(str(file), array, position)
-
-
-def _text_columns(
-    file: Path,
-    roles: Mapping[str, str],
-    keys: Sequence[str],
-    columns: Sequence[Column] | None,
-    find: Any,
-    encoding: str | None,
-    separator: str | None,
-) -> dict[str, Any]:
-    as_json = ending(file) in JSON
-    layout = open_text(file, "json" if as_json else "pairs", Columns(user=0, item=1), encoding, separator)
-    if as_json:
-        return read_json(layout, find)[0]
-    _, first = next(rows_of(layout))
-    typed = len(typed_names(first)) == len(first)
-    usual = {plain_name(f) for f in first} & set(" ".join(roles.values()).split())
-    named = any(isinstance(c, str) and not re.fullmatch(r"\d+", c) for c in columns or ())
-    if typed or usual or named:
-        layout = open_text(file, "recbole" if typed else "table", Columns(), encoding, separator)
-        assert layout.header is not None
-        return read_text(layout, find(layout.header))
-    if layout.width < len(roles):
-        raise InteractionError(
-            f"{file}:{layout.first_line}: {layout.width} fields where {', '.join(roles)} are expected"
-        )
-    positions = columns if columns is not None else range(min(len(keys), layout.width))
-    header = [str(p) for p in range(layout.width)]
-    return read_text(
-        layout, {key: column_at(header, at, key, str(file)) for key, at in zip(keys, positions, strict=False)}
-    )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from .ids import IntArray, InteractionError
+from .ids import IdMap, IntArray, InteractionError
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,13 @@ class Ids:
         if self.vocabulary is not None:
             return self.vocabulary.gather(used)
         return pl.Series(used).cast(pl.String).sort() if as_strings else pl.Series(used)
+
+    def encode(self, ids: IdMap) -> IntArray:
+        """Dense row of every raw id, -1 where ``ids`` does not have it."""
+        if self.vocabulary is not None:
+            return ids.encode(self.vocabulary, missing=-1)[self.codes]
+        used = _distinct(self.codes)
+        return ids.encode(pl.Series(used), missing=-1)[_positions(used, self.codes)]
 
     def rows_in(self, raw: pl.Series) -> np.ndarray:
         """Position of every row's id in the ascending ids ``raw``, which has them all."""

@@ -41,12 +41,15 @@ class _Wrong(Exception):
     """A portion of text that is not as its layout says; a slow pass finds the line."""
 
 
+_BAD = (_Wrong, UnicodeDecodeError, pl.exceptions.PolarsError)
+
+
 def _tidy(block: bytes, layout: Layout) -> tuple[bytes, bytes]:
     """A block with one single separator between two fields and no blank lines, and that separator."""
     if b"\0" in block:
         raise _Wrong
     if not block.isascii():
-        _checked(block)
+        block.decode()
     if b"\r" in block:
         block = block.replace(b"\r\n", b"\n")
         if b"\r" in block:
@@ -70,11 +73,9 @@ def _tidy(block: bytes, layout: Layout) -> tuple[bytes, bytes]:
     return block.removeprefix(b"\n"), mark
 
 
-def _checked(block: bytes) -> str:
-    try:
-        return block.decode()
-    except UnicodeDecodeError:
-        raise _Wrong from None
+def _fields_of_lines(block: bytes, mark: bytes) -> np.ndarray:
+    data = np.frombuffer(block, dtype=np.uint8)
+    return np.diff(np.searchsorted(np.flatnonzero(data == mark[0]), np.flatnonzero(data == 10)), prepend=0) + 1
 
 
 def _unquoted(block: bytes, mark: bytes) -> bytes | None:
@@ -100,8 +101,7 @@ def _frame(block: bytes, layout: Layout, positions: Sequence[int]) -> Iterator[p
     block, mark = _tidy(block, layout)
     if not block:
         return
-    data = np.frombuffer(block, dtype=np.uint8)
-    fields = np.diff(np.searchsorted(np.flatnonzero(data == mark[0]), np.flatnonzero(data == 10)), prepend=0) + 1
+    fields = _fields_of_lines(block, mark)
     if (fields != layout.width).any():
         raise _Wrong
     frame = pl.read_csv(
@@ -121,7 +121,7 @@ def _quoted_frames(block: bytes, layout: Layout, positions: Sequence[int]) -> li
     if b"\0" in block:
         raise _Wrong
     for strict in (True, False):
-        lines = io.StringIO(_checked(block), newline="")
+        lines = io.StringIO(block.decode(), newline="")
         reader = csv.reader(lines, delimiter=str(layout.separator), skipinitialspace=True, strict=strict)
         columns: list[list[str]] = [[] for _ in positions]
         frames: list[pl.DataFrame] = []
@@ -158,8 +158,8 @@ def read_text(
                     if found.words is not None and (found.words.str.len_chars().max() or 0) > LONGEST:  # type: ignore[operator]
                         raise _Wrong
                     parts[key].append(found)
-    except (_Wrong, pl.exceptions.PolarsError) as error:
-        otherwise = "cannot be parsed" if isinstance(error, _Wrong) else f"cannot be parsed ({one_line(error)})"
+    except _BAD as error:
+        otherwise = f"cannot be parsed ({one_line(error)})" if str(error) else "cannot be parsed"
         _fail_at_line(layout, position, need, otherwise)
     if not parts[next(iter(position))]:
         raise InteractionError(f"{layout.file}: empty, no interactions")
@@ -211,16 +211,13 @@ def read_adjacency(layout: Layout) -> tuple[Ids, Ids]:
             tidy, mark = _tidy(block, layout)
             if not tidy:
                 continue
-            data = np.frombuffer(tidy, dtype=np.uint8)
-            per_line = (
-                np.diff(np.searchsorted(np.flatnonzero(data == mark[0]), np.flatnonzero(data == 10)), prepend=0) + 1
-            )
+            per_line = _fields_of_lines(tidy, mark)
             flat = tidy.replace(mark, b"\n")
             column = pl.read_csv(
                 flat, has_header=False, separator="\x1f", quote_char=None, infer_schema=False
             ).to_series()
             found = portion(column.str.strip_chars(" ") if b" " in flat else column)
-        except (_Wrong, pl.exceptions.PolarsError):
+        except _BAD:
             _fail_at_line(layout, {}, ("user", "item"))
         if found.words is not None or int(found.codes.min()) < 0 or int(found.codes.max()) >= 10**18:
             _fail_at_line(layout, {}, ("user", "item"))

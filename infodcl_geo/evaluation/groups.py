@@ -84,8 +84,9 @@ def without_training(train: Tensor, held_out: Tensor) -> str:
     cold = [int((~torch.isin(part, known)).sum()) for part, known in zip((users, items), train, strict=True)]
     if not any(cold):
         return ""
+    popular = " (they get popular items)" if cold[0] else ""
     return (
-        f"{users.numel()} users, {cold[0]} of them without a training interaction (they get popular items); "
+        f"{users.numel()} users, {cold[0]} of them without a training interaction{popular}; "
         f"{cold[1]} of {items.numel()} held-out items without one"
     )
 

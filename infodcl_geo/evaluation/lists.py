@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.ids import IdMap, IntArray, InteractionError, one_line
+from ..data.ids import IntArray, InteractionError, one_line
 from ..data.interactions import Interactions
 from ..data.layouts import Columns
 from ..data.readers import Reading, read
-from ..data.tables import Ids, Table
+from ..data.tables import Table
 from ..errors import OptionError
 from ..kernels.ties import tie_order
 from .ranking import Ranking, of_lists
@@ -78,7 +78,7 @@ def read_lists(path: str | PathLike[str], data: Interactions) -> Lists:
         table, ascending = _read(file)
     except OSError as error:
         raise InteractionError(f"{file}: {error.strerror or one_line(error)}") from None
-    users, items = _rows(table.users, data.user_ids), _rows(table.items, data.item_ids)
+    users, items = table.users.encode(data.user_ids), table.items.encode(data.item_ids)
     strangers = len(np.unique(table.users.codes[users < 0]))
     place = np.arange(len(users), dtype=np.float64)
     if table.rating is not None:
@@ -100,14 +100,6 @@ def _read(file: Path) -> tuple[Table, bool]:
             if f"no column {name!r}" not in str(error):
                 raise
     return read(file, Reading())[0], False
-
-
-def _rows(column: Ids, ids: IdMap) -> IntArray:
-    """The row of every raw id, -1 where there is none."""
-    if column.vocabulary is not None:
-        return ids.encode(column.vocabulary, missing=-1)[column.codes]
-    distinct, codes = np.unique(column.codes, return_inverse=True)
-    return ids.encode(distinct, missing=-1)[codes]
 
 
 def score_lists(

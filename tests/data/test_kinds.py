@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from infodcl_geo.data.interactions import InteractionError, Interactions, Split, load_interactions
+from infodcl_geo.data.options import DataOptions
 
 ALL, LAST = Split("ratio", 0.0, 0.0), Split("leave-one-out")
 ROWS = "".join(f"{k % 4},{k % 7},{k % 5 + 1},{1_600_000_000 + k}\n" for k in range(20))
@@ -325,6 +326,28 @@ def test_ids_of_letters_and_digits_are_nothing_odd(tmp_path: Path) -> None:
     assert load(tmp_path / "ids.csv")[1] == []
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("demo", {"k_core": 5}),
+        ("demo", {"split": "temporal"}),
+        ("ml-100k", {"separator": ","}),
+        ("ml-1m", {"user_column": "0"}),
+    ],
+)
+def test_options_without_an_effect_are_refused(name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(InteractionError, match=f"{next(iter(options))} has no effect on the data set {name}"):
+        DataOptions(name, **options).load()
+
+
 def test_nothing_is_no_source() -> None:
     with pytest.raises(InteractionError, match="interactions are a path"):
         load_interactions(None)
+
+
+def test_a_split_that_is_asked_for_and_not_made_is_said(tmp_path: Path) -> None:
+    folder = write(tmp_path, train_dot_csv="1,1\n1,2\n2,1\n", valid_dot_csv="2,2\n", test_dot_csv="1,3\n2,3\n")
+    assert load(folder, split=Split())[1] == []
+    data, said = load(folder, split=LAST)
+    assert [part.size(1) for part in (data.train, data.valid, data.test)] == [3, 1, 2]
+    assert any("no leave-one-out split is made: the files say" in message for message in said)
