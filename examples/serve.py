@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from infodcl_geo import InfodclGeoError, Recommender, configure, run
 from infodcl_geo.data.generated import demo
 from infodcl_geo.index import ItemIndex, build_index
+from infodcl_geo.new_items import with_new_items
 
 
 def main() -> None:
@@ -16,7 +17,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=100)
     options = parser.parse_args()
 
-    data = demo().interactions  # generated, with planted tastes
+    made = demo()  # generated, with planted tastes
+    data = made.interactions
     outcome = run(data, configure("infodcl", epochs=options.epochs))
     with tempfile.TemporaryDirectory() as folder:
         Recommender.from_run(outcome, data).save(folder)  # weights, ids and a model card, replaced as one
@@ -32,6 +34,13 @@ def main() -> None:
     print(f"new user with {history}: items {new.items.tolist()}")
     (similar,) = model.similar_items([history[0]], k=3)
     print(f"like item {similar.user}: items {similar.items.tolist()}")
+
+    # A new item is what the items with the most similar features are; here its topics are those of the first one.
+    features = made.item_interests.float()
+    more = with_new_items(model, [1_000_000], features, features[data.item_ids.encode([history[0]])])
+    (like,) = more.similar_items([1_000_000], k=3)
+    taken = sum(1_000_000 in answer.items for answer in more.recommend(data.user_ids.raw, k=20))
+    print(f"new item: like items {like.items.tolist()}, among the 20 best of {taken} users")
 
     # It is never changed, so threads share it.
     with ThreadPoolExecutor(8) as threads:

@@ -52,6 +52,7 @@ ROOMS = [
     "rescoring",
     "serving",
     "recommender",
+    "new_items",
     "index",
     "preset",
     "distributed",
