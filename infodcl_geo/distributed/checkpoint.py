@@ -85,6 +85,8 @@ class ShardedCheckpoint(Callback):
             for path in self.folder.glob("*.unfinished"):
                 shutil.rmtree(path, ignore_errors=True)
         self.group.barrier()
+        if self.workers.resumed:  # what was gone on from stays until there is a newer one
+            self._place = _place_of(state)
         self._write(state)
 
     def on_step(self, state: TrainState) -> None:
@@ -104,7 +106,7 @@ class ShardedCheckpoint(Callback):
                 self._write(state)
 
     def _write(self, state: TrainState) -> None:
-        place = (state.epoch, 0 if state.progress is None else state.progress.step)
+        place = _place_of(state)
         if place != self._place:
             state.verify()
             self._place = place
@@ -117,6 +119,11 @@ class ShardedCheckpoint(Callback):
                     for old in checkpoints(self.folder)[self.options.keep :]:
                         shutil.rmtree(old, ignore_errors=True)
         self._written = time.monotonic()
+
+
+def _place_of(state: TrainState) -> tuple[int, int]:
+    """Epochs and steps behind a run."""
+    return state.epoch, 0 if state.progress is None else state.progress.step
 
 
 def save_checkpoint(path: Path, state: TrainState, workers: Workers) -> None:

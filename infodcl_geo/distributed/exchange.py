@@ -156,5 +156,7 @@ def drawn_rows(draw: Callable[[int], Tensor], rows: Rows, block: int = 16_384) -
     kept = []
     for start in range(0, rows.total, block):
         drawn = draw(min(block, rows.total - start))
-        kept.append(drawn[max(0, rows.start - start) : max(0, rows.stop - start)])
+        own = drawn[max(0, rows.start - start) : max(0, rows.stop - start)]
+        if own.size(0):  # a view would keep all that was drawn
+            kept.append(own if own.size(0) == drawn.size(0) else own.clone())
     return torch.cat(kept) if kept else draw(0)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import InfodclGeoError
 
-TIMEOUT = 120.0
+TIMEOUT = 300.0
 """Seconds after which a process that does not answer counts as lost, unless INFODCL_GEO_TIMEOUT says otherwise."""
 _CPU = torch.device("cpu")
 _SIGN_OF_LIFE = 2.0

@@ -162,16 +162,22 @@ def memory_of_rank(shape: Shape) -> dict[str, float]:
     ranks = shape.ranks if shape.traffic is not None else 1
     table = (shape.users + shape.items) / ranks * row
     pairs = shape.interactions / shape.ranks
-    # Weights and two moments, the best weights so far; dense steps have a gradient beside them.
-    tables = (3 + shape.keeps_best + (not shape.lazy)) * table
     graph = pairs * 2 * (8 + 4)
+    best = shape.keeps_best * table
+    # An epoch's pairs, negatives and keys are there in training, and twice while they are drawn.
     drawn = pairs * 8 * 9
-    products = shape.traffic.products if shape.traffic is not None else 0
-    propagation = ((2 * products + 1) * table + 2 * shape.needed * row) if products else 0.0
-    width = min(shape.items, 65536)
-    found = {"training": tables + graph + drawn + propagation}
-    found["ranking"] = tables + graph + drawn + shape.items * row + 2 * table + 512 * width * 8
-    return found
+    traffic = shape.traffic
+    products = traffic.products if traffic is not None else 0
+    # Dense steps have a gradient of every table, and one for each look-up until they are added up.
+    gradients = 0.0 if shape.lazy else table + shape.items / ranks * row
+    propagation = 4 * table + 2 * shape.needed * row if products else 0.0
+    if traffic is not None and traffic.views:
+        propagation += 6 * products * table
+    ranking = shape.items * row + table + 512 * min(shape.items, 65_536) * shape.number * 1.15
+    return {
+        "training": 3 * table + best + graph + drawn + gradients + propagation,
+        "ranking": 3 * table + best + graph + ranking,
+    }
 
 
 def expected(shape: Shape) -> list[str]:

@@ -106,7 +106,8 @@ class Workers(OneProcess):
         """whether rank 0 asks for a checkpoint"""
         self.due = False
         """whether all are to write one"""
-        self._share = 1.0
+        self.resumed = False
+        """whether the run goes on from a checkpoint"""
 
     def set_up(
         self, model: Model, data: Interactions, options: TrainOptions
@@ -201,6 +202,7 @@ class Workers(OneProcess):
         from .checkpoint import restore
 
         restore(state, folder, self)
+        self.resumed = True
 
 
 def _most_anchors(model: Model, part: Partition, steps: int) -> int:

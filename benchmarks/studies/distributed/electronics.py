@@ -1,6 +1,6 @@
 """The same models on one process and on two: metrics of a real data set, and how much seeds change them.
 
-    python benchmarks/studies/distributed/electronics.py ELECTRONICS --out benchmarks/studies/distributed/electronics.csv
+    python benchmarks/studies/distributed/electronics.py ELECTRONICS --out electronics.csv
 
 Runs are short (the point is that both find the same, not the best): batches of 8192 and a few epochs.
 """

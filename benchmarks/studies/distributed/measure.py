@@ -29,6 +29,7 @@ COLUMNS = [
 
 
 def write_parts(folder: Path, scale: float, parts: int) -> None:
+    """A generated graph as files of all ranks' shares."""
     import polars as pl
 
     from infodcl_geo.data.generated import power_law_graph
@@ -94,22 +95,28 @@ def of_rank(rank: int, size: int, place: str, model_name: str) -> None:
             if state.progress.step >= STEPS and (model_name != "infodcl" or any(self.anchors)):
                 state.stop("measured")
 
-    # The first of all steps pays for what PyTorch loads with it.
-    weights = torch.nn.Embedding(8, 4)
-    torch.optim.Adam(weights.parameters(), fused=True).step()
-    torch.nn.functional.softplus(weights(torch.arange(3))).sum().backward()
+    def session(data: Any, config: Any) -> tuple[Any, Any, Any]:
+        if model_name == "infodcl":
+            model = informative(data, config, group)
+        else:
+            config, model = build_part(data, config, group)
+        shape = Shape.of(data, model, config, group, sharded=True)
+        workers = Workers(group, data.part, sharded=True, recipe=config.recipe, options=config.options)
+        watch = Watch()
+        train(model, data, config.training, progress=False, callbacks=[watch], processes=workers)
+        return shape, model, watch
+
+    # The first of all steps pays for what PyTorch loads with it, so a small graph goes before.
+    small: Any = load_sharded(DataOptions(f"{place}/small"), group)
+    _, model, _ = session(small, config.changed(dim=64, batch_size=64))
+    mean_metrics(model, small, "valid", small.part, group, sharded=True, ks=(20,))
+    del model, small
+    group.sent.clear()
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     forget()
     base, _ = resident()
-    if model_name == "infodcl":
-        model = informative(data, config, group)
-    else:
-        config, model = build_part(data, config, group)
-    shape = Shape.of(data, model, config, group, sharded=True)
-    workers = Workers(group, data.part, sharded=True, recipe=config.recipe, options=config.options)
-    watch = Watch()
-    train(model, data, config.training, progress=False, callbacks=[watch], processes=workers)
+    shape, model, watch = session(data, config)
     _, peak = resident()
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -118,7 +125,7 @@ def of_rank(rank: int, size: int, place: str, model_name: str) -> None:
     mean_metrics(model, replace(data, valid=chosen), "valid", data.part, group, sharded=True, ks=(20,))
     _, ranking = resident()
     mean = average(watch, shape, model_name)
-    planned, memory = bytes_of_step(shape), memory_of_rank(shape)
+    planned, memory = bytes_of_step(shape), memory_of_rank(replace(shape, keeps_best=False))  # none was validated
     found = [
         mean,
         sum(planned.values()),
@@ -172,9 +179,10 @@ def main() -> None:
     rows = []
     for scale in options.scales:
         with tempfile.TemporaryDirectory() as place:
-            writer = context.Process(target=write_parts, args=(Path(place) / "data", scale, 4))
-            writer.start()
-            writer.join()
+            for folder, size in (("small", 0.01), ("data", scale)):
+                writer = context.Process(target=write_parts, args=(Path(place) / folder, size, 4))
+                writer.start()
+                writer.join()
             for name in options.models:
                 started = [
                     context.Process(target=of_rank, args=(rank, options.ranks, place, name))
