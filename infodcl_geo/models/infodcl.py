@@ -271,12 +271,12 @@ class InfoDCL(EmbeddingModel):
         if items.numel() == 0:
             return terms
         e = self.item_embedding(items)
-        t = self.ranks.part(lambda count: self.diffusion.sample_steps(count, generator), items.numel())
+        count, share = items.numel(), batch.anchor_share
+        t = self.ranks.part(lambda n: self.diffusion.sample_steps(n, generator), count, share)
         noise = self.ranks.part(
-            lambda count: torch.randn(count, self.dim, generator=generator, device=e.device, dtype=e.dtype),
-            items.numel(),
+            lambda n: torch.randn(n, self.dim, generator=generator, device=e.device, dtype=e.dtype), count, share
         )
-        contrast = self._contrast(items, e, generator) if options.contrast else None
+        contrast = self._contrast(batch, e, generator) if options.contrast else None
         own, _ = self.ranks.held(items)
         found = []
         for channel, weight in zip(self.channels.values(), self.channel_weights(), strict=True):
@@ -287,10 +287,10 @@ class InfoDCL(EmbeddingModel):
             if contrast is not None:
                 nce = contrast(generated, "mean" if rows is None else "none")
                 parts["nce"] = options.contrast * (nce if rows is None else (rows * nce).mean())
-                found.append(self.ranks.mean(nce.detach().mean(), batch.anchor_share))
+                found.append(self.ranks.mean(nce.detach().mean(), share))
             if options.balance:
-                share = 1.0 if rows is None else self.ranks.mean(rows.mean(), batch.anchor_share)
-                parts["balance"] = options.balance * share * balance_loss(generated, options.balance_kind)
+                mean = 1.0 if rows is None else self.ranks.mean(rows.mean(), share)
+                parts["balance"] = options.balance * mean * balance_loss(generated, options.balance_kind)
             scale = batch.anchor_weight * weight
             for name, value in parts.items():
                 value = scale * value
@@ -315,11 +315,12 @@ class InfoDCL(EmbeddingModel):
         return 0 < self.options.candidates < self.ranks.total("items", self.num_items) - anchors
 
     def _contrast(
-        self, items: Tensor, e: Tensor, generator: torch.Generator | None
+        self, batch: Batch, e: Tensor, generator: torch.Generator | None
     ) -> Callable[[Tensor, Reduction], Tensor]:
-        """InfoNCE of vectors generated for ``items``; all channels of a step share one sample of candidates."""
+        """InfoNCE of vectors generated for the anchors; all channels of a step share one sample of candidates."""
+        items = batch.anchors
         table, temperature, count = self.item_embedding.weight, self.options.temperature, self.options.candidates
-        contrast, everyone = self.ranks.contrast, self.ranks.gathered(items)
+        contrast, everyone = self.ranks.contrast, self.ranks.gathered(items, batch.anchor_share)
         if not self._samples_candidates(everyone.numel()):
             return lambda generated, how: contrast(generated, table, items, temperature, own=e, reduction=how)
         rows, log_q = sample_candidates(everyone, self.ranks.total("items", self.num_items), count, generator)
