@@ -30,6 +30,8 @@ from .group import Group
 from .input import OwnInteractions
 
 _MIB = float(1 << 20)
+_FLUSHED = 65_536
+"""Rows that lazy Adam brings up to date at a time, by about six arrays of them."""
 _TILE = 8 * _MIB
 """Logits that InfoNCE against a whole table holds at a time."""
 
@@ -169,7 +171,7 @@ def memory_of_rank(shape: Shape) -> dict[str, float]:
     traffic = shape.traffic
     products = traffic.products if traffic is not None else 0
     # Dense steps have a gradient of every table, and one for each look-up until they are added up.
-    gradients = 0.0 if shape.lazy else table + 2 * items
+    gradients = 6 * min(table, _FLUSHED * row) if shape.lazy else table + 2 * items
     propagation = 4 * table + 2 * shape.needed * row + 2 * items if products else 0.0
     if traffic is not None and traffic.views:
         propagation += (11 + products) * table  # layers of the views and their noise, as measured
