@@ -35,7 +35,7 @@ def _entry(
 
 
 def run_ranks(
-    function: Callable[..., Any], size: int, folder: Path, *arguments: Any, timeout: float = 60.0
+    function: Callable[..., Any], size: int, folder: Path, *arguments: Any, timeout: float = 240.0
 ) -> list[Any]:
     """What ``function(group, *arguments)`` returns on each of ``size`` ranks; an error of one fails the test."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -27,12 +27,12 @@ MODELS: dict[str, dict[str, Any]] = {
     "lightgcn": {},
     "simgcl": {},
     "infodcl": {"num_layers": 1, "candidates": 0, "anchor_batch": 64},
-    "infodcl sampled": {"num_layers": 1, "candidates": 40, "anchor_batch": 16},
+    "infodcl sampled": {"num_layers": 1, "candidates": 30, "anchor_batch": 12},
 }
 
 
 def data_of(seed: int = 0) -> Interactions:
-    return demo(seed, num_users=150, num_items=101, num_interests=6).interactions
+    return demo(seed, num_users=110, num_items=81, num_interests=6).interactions
 
 
 def config_of(case: str, **changes: Any) -> Any:
@@ -76,7 +76,7 @@ def one_process(case: str, adam: str = "dense") -> tuple[list[float], tuple[Tens
     )  # fmt: skip
     optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     if adam == "lazy":
-        tables = model.row_tables(40)
+        tables = model.row_tables(36)
         own = {table.weight for table in tables}
         optimizer = LazyAdam(tables, [w for w in model.parameters() if w not in own], lr=0.01)
     losses = steps_of(model, sampler, optimizer)
@@ -112,8 +112,9 @@ def alone_found() -> dict[tuple[str, str], Any]:
 @pytest.mark.parametrize("size", [2, 4])
 def test_as_one_process(size: int, tmp_path: Path, alone_found: dict[tuple[str, str], Any]) -> None:
     """The same batches give the same losses to 1e-5 over 50 steps in float64, and the same embeddings."""
-    found = run_ranks(every_case, size, tmp_path, CASES)
-    for place, (case, sharded, adam) in enumerate(CASES):
+    cases = CASES if size == 2 else [case for case in CASES if case[1]]
+    found = run_ranks(every_case, size, tmp_path, cases)
+    for place, (case, sharded, adam) in enumerate(cases):
         losses, tables = alone_found[case, adam]
         # Weights of networks that have no say have gradients of rounding alone, which Adam makes steps of.
         close = {"rtol": 1e-5, "atol": 1e-7} if "infodcl" not in case else {"rtol": 1e-3, "atol": 5e-5}

@@ -30,6 +30,10 @@ from .group import Group
 from .input import OwnInteractions
 
 _MIB = float(1 << 20)
+_FLUSHED = 65_536
+"""Rows that lazy Adam brings up to date at a time, by about six arrays of them."""
+_TILE = 8 * _MIB
+"""Logits that InfoNCE against a whole table holds at a time."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ class Shape:
         tables = ("user_embedding", "item_embedding")
         networks = sum(w.numel() for name, w in model.named_parameters() if not name.startswith(tables))
         total = sum(w.numel() for w in model.parameters())
+        rows = traffic is not None and bool(model.row_tables(1))
         large = data.num_users + data.num_items >= LAZY_ROWS
         steps = max(1, -(-interactions // training.batch_size))
         users = torch.tensor(distinct_of(degrees[0], steps), dtype=torch.float64, device=group.device)
@@ -106,7 +111,7 @@ class Shape:
             weight.element_size(),
             getattr(options, "anchor_batch", 1024),
             networks if sharded else total,
-            training.adam == "lazy" or (training.adam == "auto" and large and _reads_rows(traffic)),
+            rows and (training.adam == "lazy" or (training.adam == "auto" and large)),
             bool(data.valid.size(1)),
             (float(users), distinct_of(degrees[1], steps)),
         )
@@ -119,10 +124,6 @@ class Shape:
     @property
     def elsewhere(self) -> float:
         return (self.ranks - 1) / self.ranks
-
-
-def _reads_rows(traffic: Traffic | None) -> bool:
-    return traffic is not None and not traffic.products
 
 
 def needed_of(degree: Tensor, ranks: int) -> float:
@@ -162,17 +163,21 @@ def memory_of_rank(shape: Shape) -> dict[str, float]:
     ranks = shape.ranks if shape.traffic is not None else 1
     table = (shape.users + shape.items) / ranks * row
     pairs = shape.interactions / shape.ranks
+    items = shape.items / ranks * row
     graph = pairs * 2 * (8 + 4)
     best = shape.keeps_best * table
-    # An epoch's pairs, negatives and keys are there in training, and twice while they are drawn.
-    drawn = pairs * 8 * 9
+    # Pairs, negatives and keys of an epoch, its hashes and its order while it is drawn.
+    drawn = pairs * 8 * 16
     traffic = shape.traffic
     products = traffic.products if traffic is not None else 0
     # Dense steps have a gradient of every table, and one for each look-up until they are added up.
-    gradients = 0.0 if shape.lazy else table + shape.items / ranks * row
-    propagation = 4 * table + 2 * shape.needed * row if products else 0.0
+    gradients = 6 * min(table, _FLUSHED * row) if shape.lazy else table + 2 * items
+    propagation = 4 * table + 2 * shape.needed * row + 2 * items if products else 0.0
     if traffic is not None and traffic.views:
-        propagation += 6 * products * table
+        propagation += (11 + products) * table  # layers of the views and their noise, as measured
+    if traffic is not None and traffic.channels:
+        gradients += traffic.channels * items  # the metadata
+        gradients += 0.0 if shape.lazy else 2 * items + _TILE
     ranking = shape.items * row + table + 512 * min(shape.items, 65_536) * shape.number * 1.15
     return {
         "training": 3 * table + best + graph + drawn + gradients + propagation,

@@ -27,16 +27,17 @@ class _Ranks(OneRank):
     def __init__(self, group: Group, part: Partition) -> None:
         self.group, self.partition = group, part
 
-    def part(self, draw: Callable[[int], Tensor], count: int) -> Tensor:
-        sizes = self.group.all_counts(count)
+    def part(self, draw: Callable[[int], Tensor], count: int, share: float) -> Tensor:
+        sizes = self.group.all_counts(count if share else 0)
         before = sum(sizes[: self.group.rank])
-        return draw(sum(sizes))[before : before + count]
+        drawn = draw(sum(sizes))
+        return drawn[before : before + count] if share else drawn[:count]
 
     def mean(self, value: Tensor, share: float) -> Tensor:
         return self.group.sum_(value.detach() * share, "means")
 
-    def gathered(self, ids: Tensor) -> Tensor:
-        return self.group.gather(ids, "ids")[0]
+    def gathered(self, ids: Tensor, share: float) -> Tensor:
+        return self.group.gather(ids if share else ids[:0], "ids")[0]
 
 
 class ShardedRanks(_Ranks):
@@ -91,7 +92,7 @@ class WholeRanks(_Ranks):
     """Each process has a copy of all tables, and the gradients are averaged."""
 
     def views(self, side: Side, ids: Tensor, one: Tensor, other: Tensor, temperature: float) -> Tensor:
-        everyone = self.gathered(ids).unique()
+        everyone = self.gathered(ids, 1.0).unique()
         parts = everyone.tensor_split(self.group.size)
         anchors = parts[self.group.rank]
         before = sum(part.numel() for part in parts[: self.group.rank])

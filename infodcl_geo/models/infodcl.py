@@ -176,16 +176,15 @@ class InfoDCL(RankingModel):
         if items.numel() == 0:
             return terms
         e = self.item_embedding(items)
-        t = self.ranks.part(lambda count: self.diffusion.sample_steps(count, generator), items.numel())
+        count, share = items.numel(), batch.anchor_share
+        t = self.ranks.part(lambda n: self.diffusion.sample_steps(n, generator), count, share)
         noise = self.ranks.part(
-            lambda count: torch.randn(count, self.dim, generator=generator, device=e.device, dtype=e.dtype),
-            items.numel(),
+            lambda n: torch.randn(n, self.dim, generator=generator, device=e.device, dtype=e.dtype), count, share
         )
         against = None
         if options.contrast:
-            against = contrast(
-                self.item_embedding, items, options.temperature, options.candidates, generator, own=e, ranks=self.ranks
-            )
+            sampled = options.temperature, options.candidates, generator
+            against = contrast(self.item_embedding, items, *sampled, own=e, share=share, ranks=self.ranks)
         own, _ = self.ranks.held(items)
         found = []
         for channel, weight in zip(self.channels.values(), self.channel_weights(), strict=True):
@@ -196,10 +195,10 @@ class InfoDCL(RankingModel):
             if against is not None:
                 nce = against(generated, "mean" if rows is None else "none")
                 parts["nce"] = options.contrast * (nce if rows is None else (rows * nce).mean())
-                found.append(self.ranks.mean(nce.detach().mean(), batch.anchor_share))
+                found.append(self.ranks.mean(nce.detach().mean(), share))
             if options.balance:
-                share = 1.0 if rows is None else self.ranks.mean(rows.mean(), batch.anchor_share)
-                parts["balance"] = options.balance * share * balance_loss(generated, options.balance_kind)
+                mean = 1.0 if rows is None else self.ranks.mean(rows.mean(), share)
+                parts["balance"] = options.balance * mean * balance_loss(generated, options.balance_kind)
             scale = batch.anchor_weight * weight
             for name, value in parts.items():
                 value = scale * value

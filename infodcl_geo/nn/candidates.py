@@ -72,6 +72,7 @@ def contrast(
     generator: torch.Generator | None = None,
     *,
     own: Tensor | None = None,
+    share: float = 1.0,
     ranks: OneRank = ONE,
 ) -> Contrast:
     """InfoNCE (InfoDCL eq. 11) of vectors generated for the anchors' items against all items, or a sample of them.
@@ -87,9 +88,10 @@ def contrast(
         count: size of the sample, where :func:`samples`; otherwise, and for 0, all items.
         generator: of the sample.
         own: embeddings of ``items`` ``[A, d]``; only several processes read them.
+        share: of the step's anchors that ``items`` are; 0 of one that stands in for none.
         ranks: the processes that train together.
     """
-    everyone, total = ranks.gathered(items), ranks.total("items", table.num_embeddings)
+    everyone, total = ranks.gathered(items, share), ranks.total("items", table.num_embeddings)
     if not samples(count, total, everyone.numel()):
         everything = table.weight
         return lambda generated, how: ranks.contrast(generated, everything, items, temperature, own=own, reduction=how)

@@ -46,12 +46,13 @@ class OneRank:
         """Rows ``[n, d]`` of all users or all items; ``table`` are those that this process has."""
         return F.embedding(ids, table)
 
-    def part(self, draw: Callable[[int], Tensor], count: int) -> Tensor:
+    def part(self, draw: Callable[[int], Tensor], count: int, share: float) -> Tensor:
         """Of random numbers for the anchors of all processes, in the order of the processes, those for this one's.
 
         Args:
             draw: random numbers for so many anchors.
             count: of anchors of this process.
+            share: of the step's anchors that they are; 0 of one that stands in for none.
         """
         return draw(count)
 
@@ -67,8 +68,8 @@ class OneRank:
         """Number of all users or all items, of which this process has ``own``."""
         return own
 
-    def gathered(self, ids: Tensor) -> Tensor:
-        """Ids of all processes, in their order."""
+    def gathered(self, ids: Tensor, share: float) -> Tensor:
+        """Ids of all processes, in their order, without those of a share of 0."""
         return ids
 
     def held(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:

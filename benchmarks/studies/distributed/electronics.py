@@ -72,7 +72,7 @@ def main() -> None:
         if not file.tell():
             writer.writerow(["model", "processes", "seed", "epochs", *METRICS])
         for name in options.models:
-            for processes, seed in ((1, 0), (2, 0), (1, 1), (1, 2), (2, 1)):
+            for processes, seed in ((1, 0), (2, 0), (1, 1), (1, 2)):
                 found = (
                     alone(options.data, name, seed) if processes == 1 else together(options.data, name, seed, processes)
                 )
