@@ -114,7 +114,10 @@ def test_row_weights_scale_the_terms_of_their_items() -> None:
     plain, weighed = channel_terms(model, 0), channel_terms(model, 1, rows)
     for name, weight, a, b in zip(("recon", "nce", "balance"), (0.4, 0.2, 0.3), plain, weighed, strict=True):
         torch.testing.assert_close(terms[name], 1.5 * weight * (a + b), rtol=1e-4, atol=1e-5)
-    assert model.mean_row_weights() == {"c0": 1.0, "c1": pytest.approx(0.5)}
+    assert {name: note["mean_row_weight"] for name, note in model.notes().items()} == {
+        "c0": 1.0,
+        "c1": pytest.approx(0.5),
+    }
 
 
 def test_learned_weights_follow_each_channels_contrast() -> None:

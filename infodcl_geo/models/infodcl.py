@@ -14,7 +14,7 @@ from ..errors import OptionError
 from ..graph.graph import Graph
 from ..nn.candidates import contrast, samples
 from ..nn.diffusion import ForwardDiffusion, Schedule
-from ..nn.informed import InformedDiffusion, LearnedWeights
+from ..nn.informed import InformedDiffusion, LearnedWeights, common_width
 from ..nn.losses import balance_loss, reconstruction_loss
 from ..nn.psnet import Basis
 from ..nn.ranks import Traffic
@@ -129,30 +129,24 @@ class InfoDCL(RankingModel):
         options: InfoDCLOptions | None = None,
         **changes: Any,
     ) -> None:
-        shapes = {tuple(metadata.shape) for metadata in channels.values()}
-        if len(shapes) != 1:
-            raise ValueError(f"InfoDCL needs channels of one shape, got {sorted(shapes) or 'none'}")
-        rows, dim = shapes.pop()
-        if rows != num_items:
-            raise ValueError(f"channels have {rows} rows for {num_items} items")
+        dim = common_width(channels, num_items, "InfoDCL")
         super().__init__(graph, num_users, num_items, options=options, **{**changes, "dim": dim})
         options = self.options
         self.bpr_weight = 1 - options.reconstruction
         self.anchors, self.anchor_batch = options.anchors, options.anchor_batch
         self.diffusion = ForwardDiffusion(options.schedule, options.steps)
-        rows_of = row_weights or {}
-        self.channels = nn.ModuleDict(
-            {name: _informed(metadata, options, rows_of.get(name)) for name, metadata in channels.items()}
-        )
+        parts = {name: getattr(options, name) for name in ("psnet", "basis", "spectral", "contextual", "gate")}
+        self.channels = nn.ModuleDict()
+        for name, metadata in channels.items():
+            rows = (row_weights or {}).get(name)
+            self.channels[name] = InformedDiffusion(metadata, options.metadata_scale, row_weights=rows, **parts)
         learned = options.channel_weights == "learned"
         self.learned_weights = LearnedWeights(len(channels), options.channel_temperature) if learned else None
 
     def keep_rows(self, users: slice, items: slice) -> None:
         super().keep_rows(users, items)
         for channel in self.channels.values():
-            assert isinstance(channel, InformedDiffusion)
-            channel.metadata = channel.metadata[items].clone()
-            channel.row_weights = None if channel.row_weights is None else channel.row_weights[items].clone()
+            cast(InformedDiffusion, channel).keep(items)
 
     def channel_weights(self) -> Tensor:
         """Weights ``[C]`` of the channels' terms."""
@@ -161,14 +155,9 @@ class InfoDCL(RankingModel):
         return self.learned_weights()
 
     def notes(self) -> dict[str, dict[str, float]]:
-        rows = self.mean_row_weights()
-        weights = zip(rows, self.channel_weights().tolist(), strict=True)
-        return {name: {"weight": weight, "mean_row_weight": rows[name]} for name, weight in weights}
-
-    def mean_row_weights(self) -> dict[str, float]:
-        """Mean weight of the items in each channel, by its name; 1 where they are not weighed."""
-        found = {name: cast(InformedDiffusion, channel).row_weights for name, channel in self.channels.items()}
-        return {name: 1.0 if rows is None else float(rows.mean()) for name, rows in found.items()}
+        weights = dict(zip(self.channels, self.channel_weights().tolist(), strict=True))
+        rows = {name: cast(InformedDiffusion, channel).mean_row_weight for name, channel in self.channels.items()}
+        return {name: {"weight": weights[name], "mean_row_weight": rows[name]} for name in weights}
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         options, items = self.options, batch.anchors
@@ -176,11 +165,9 @@ class InfoDCL(RankingModel):
         if items.numel() == 0:
             return terms
         e = self.item_embedding(items)
-        count, share = items.numel(), batch.anchor_share
+        count, share, like = items.numel(), batch.anchor_share, {"device": e.device, "dtype": e.dtype}
         t = self.ranks.part(lambda n: self.diffusion.sample_steps(n, generator), count, share)
-        noise = self.ranks.part(
-            lambda n: torch.randn(n, self.dim, generator=generator, device=e.device, dtype=e.dtype), count, share
-        )
+        noise = self.ranks.part(lambda n: torch.randn(n, self.dim, generator=generator, **like), count, share)
         against = None
         if options.contrast:
             sampled = options.temperature, options.candidates, generator
@@ -216,35 +203,25 @@ class InfoDCL(RankingModel):
         return batch.anchors.numel() == 0
 
     def row_tables(self, anchors: int) -> list[nn.Embedding]:
-        rows = self.ranks_by_rows and (
-            self.options.contrast == 0
-            or samples(self.options.candidates, self.ranks.total("items", self.num_items), anchors)
-        )
+        sampled = samples(self.options.candidates, self.ranks.total("items", self.num_items), anchors)
+        rows = self.ranks_by_rows and (self.options.contrast == 0 or sampled)
         return [self.user_embedding, self.item_embedding] if rows else []
 
 
-def _informed(metadata: Tensor, options: InfoDCLOptions, row_weights: Tensor | None) -> InformedDiffusion:
-    parts = {name: getattr(options, name) for name in ("psnet", "basis", "spectral", "contextual", "gate")}
-    return InformedDiffusion(metadata, options.metadata_scale, row_weights=row_weights, **parts)
-
-
 def _build(inputs: Inputs, options: InfoDCLOptions) -> InfoDCL:
-    rows = None
-    if options.row_weights == "agreement":
-        told = inputs.new_metadata.items()
-        rows = {name: row_agreement(metadata, inputs.train, *inputs.sizes) for name, metadata in told}
+    weighed = inputs.new_metadata.items() if options.row_weights == "agreement" else ()
+    rows = {name: row_agreement(metadata, inputs.train, *inputs.sizes) for name, metadata in weighed}
     return InfoDCL(inputs.graph, *inputs.sizes, inputs.metadata, row_weights=rows, options=options)
 
 
 def _splits(options: InfoDCLOptions) -> str:
     """What is a function of whole batches."""
-    if options.psnet and options.spectral and options.basis == "batch":
-        return "basis=batch is of whole batches"
-    if options.balance and options.balance_kind == "norm":
-        return "balance_kind=norm is of whole batches"
-    if options.anchors != "items":
-        return f"anchors={options.anchors} are of whole batches"
-    return splits(options)
+    of_batches = {
+        "basis=batch": options.psnet and options.spectral and options.basis == "batch",
+        "balance_kind=norm": options.balance and options.balance_kind == "norm",
+        f"anchors={options.anchors}": options.anchors != "items",
+    }
+    return next((f"{name} is of whole batches" for name, given in of_batches.items() if given), splits(options))
 
 
 def _search(space: Space) -> None:
@@ -263,9 +240,7 @@ recipe = Recipe(
     options=InfoDCLOptions,
     build=_build,
     training={"lr": 0.0005},
-    starts={
-        "normal": {"contrast": 0.005, "l2": 0.01, "num_layers": 1, "init_std": 0.02, "lr": 0.005},
-    },
+    starts={"normal": {"contrast": 0.005, "l2": 0.01, "num_layers": 1, "init_std": 0.02, "lr": 0.005}},
     search=_search,
     reads_channels=True,
     propagates_afterwards=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -53,6 +54,31 @@ class InformedDiffusion(nn.Module):
         else:
             _, z = self.psnet.diffuse(noise, self.metadata[items], e, diffusion.alpha_bar[t - 1])
         return self.denoiser(z, t)
+
+    @property
+    def mean_row_weight(self) -> float:
+        """Mean weight of the items; 1 where they are not weighed."""
+        return 1.0 if self.row_weights is None else float(self.row_weights.mean())
+
+    def keep(self, items: slice) -> None:
+        """Keep the metadata and weights of these items alone."""
+        self.metadata = self.metadata[items].clone()
+        self.row_weights = None if self.row_weights is None else self.row_weights[items].clone()
+
+
+def common_width(channels: Mapping[str, Tensor], num_items: int, name: str) -> int:
+    """The width d of metadata ``[num_items, d]`` by channel, of which there is at least one.
+
+    Raises:
+        ValueError: if their shapes differ or do not fit ``num_items``; it says ``name``.
+    """
+    shapes = {tuple(metadata.shape) for metadata in channels.values()}
+    if len(shapes) != 1:
+        raise ValueError(f"{name} needs channels of one shape, got {sorted(shapes) or 'none'}")
+    rows, width = shapes.pop()
+    if rows != num_items:
+        raise ValueError(f"channels have {rows} rows for {num_items} items")
+    return int(width)
 
 
 class LearnedWeights(nn.Module):
