@@ -49,6 +49,8 @@ def _score_model(words: Sequence[str], checkpoint: str) -> int:
 
     recommender = Recommender.load(checkpoint, recipe=parsing.peek(words, "model"))
     recorded = _recorded(checkpoint, recommender.config.get("data", {}))
+    if parsing.peek(words, "data") == "demo":  # how other data were read and divided is nothing for these
+        recorded = {}
     options = make_parser(recorded).parse_args(words)
     if "data" not in recorded and parsing.peek(words, "data") is None:
         raise OptionError(f"{checkpoint} does not say where its data are: give --data")
