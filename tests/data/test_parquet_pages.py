@@ -46,10 +46,9 @@ def test_a_page_of_a_negative_number_of_values_is_refused(tmp_path: Path) -> Non
     for at in range(4, len(content) // 2):
         if content[at] == 28:  # 14 as the format writes it; 37 is -19
             path.write_bytes(content[:at] + b"\x25" + content[at + 1 :])
-            try:
-                check_pages(path)
-            except InteractionError as error:
-                assert "claims -19 values" in str(error)
+            if -19 in _claims(path, len(content)):
+                with pytest.raises(InteractionError, match="claims -19 values"):
+                    check_pages(path)
                 with pytest.raises(InteractionError):
                     load_interactions(path)
                 refused += 1
