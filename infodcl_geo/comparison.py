@@ -332,7 +332,7 @@ def compare(
                     if table is not None:
                         table.add(entry)
             except (InfodclGeoError, MemoryError, RuntimeError) as error:
-                if failures is None or keeping or not is_own_fault(error):
+                if failures is None or keeping or isinstance(error, FileError) or not is_own_fault(error):
                     raise
                 reason = str(error) if isinstance(error, InfodclGeoError) else NO_MEMORY
                 failures.append(Failure(one.label, one.config.training.seed, reason))

@@ -82,6 +82,7 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
         raise FileError(f"cannot make the folder {shown(folder)}: a file of that name is there")
     with _one_line("make the folder", folder):
         folder.mkdir(parents=True, exist_ok=True)
+    prune_temporaries(folder, "probe")  # of processes that were killed right here
     probe = _temporary(folder / "probe")
     with _one_line("write in", folder):
         os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))

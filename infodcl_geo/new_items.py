@@ -66,10 +66,6 @@ def with_new_items(
     table = items.new_empty(len(every), items.size(1))
     table[place] = items
     table[torch.from_numpy(np.asarray(every.encode(raw)))] = vectors
-    parts = {part: torch.stack([pairs[0], place[pairs[1]]]) for part, pairs in _pairs(recommender).items()}
+    train, valid = (torch.stack([pairs[0], place[pairs[1]]]) for pairs in (recommender.train, recommender.valid))
     state = {**recommender.state, "users": users, "items": table}
-    return replace(recommender, state=state, item_ids=every, **parts)
-
-
-def _pairs(recommender: Recommender) -> dict[str, Tensor]:
-    return {"train": recommender.train, "valid": recommender.valid}
+    return replace(recommender, state=state, item_ids=every, train=train, valid=valid)

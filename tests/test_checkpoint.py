@@ -289,6 +289,9 @@ def test_a_checkpoint_of_a_stranger_with_the_right_digest(written: tuple[Path, b
         refused(tensors, {k: v for k, v in described.items() if k != key})
         refused(tensors, {**described, key: [["surprise"]]})
     refused(tensors, [])
+    # A place before the beginning would be trained from for longer than anybody waits.
+    for key, value in (("epoch", -(2**70)), ("epoch", 1.5), ("step", -1), ("step", 10**9)):
+        refused(tensors, {**described, key: value})
     # 0 is not False: the optimiser's own code would fail on it in the midst of training.
     for before, after in (("false", "0"), ("true", "1")):
         changed = json.dumps(described["optimizer"]).replace(before, after)

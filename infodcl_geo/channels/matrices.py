@@ -22,6 +22,7 @@ import torch
 from safetensors import safe_open
 
 from ..data.ids import IdMap, InteractionError, one_line
+from ..data.parquet_pages import check_pages
 from ..data.streams import in_silence
 
 IntArray = npt.NDArray[np.int64]
@@ -246,6 +247,7 @@ def _read_parquet(file: Path) -> tuple[np.ndarray, np.ndarray | None]:
         values = max(values, sum(_values_of(groups.row_group(group)) for group in range(groups.num_row_groups)))
     if values * 4 > _bound(file):
         raise InteractionError(f"{file}: its {values} values unpack to more than {_bound(file)} bytes")
+    check_pages(file)
     return _of_frame(file, pl.read_parquet(file, glob=False))
 
 

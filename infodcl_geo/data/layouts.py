@@ -200,6 +200,8 @@ def lay_out(plain: Layout, text: str, columns: Columns, format: Format | None, w
     """The layout of a file whose data begin with ``text``, or are it: whole lines, the first of them not blank."""
     lines = [line for line in text.split("\n") if line.strip()]
     where = f"{plain.file}:{plain.first_line}"
+    if not lines:
+        raise InteractionError(f"{plain.file}: empty, no interactions")
     first = lines[0].rstrip("\r")
     separator = plain.separator
     if separator is None:

@@ -31,6 +31,7 @@ from .layouts import (
     positions_of,
     typed_names,
 )
+from .parquet_pages import check_pages
 from .streams import ALLOWANCE, DAMAGED, RATIO, in_silence, open_text, require_file
 from .tables import Ids, Table
 from .text_files import read_adjacency, read_text, rows_of
@@ -157,6 +158,7 @@ def _parquet_columns(file: Path, find: Any) -> tuple[pl.DataFrame, list[str], di
         rows = pl.scan_parquet(file).select(pl.len()).collect().item()
         if rows > _EMPTY_ROWS + RATIO * size:
             raise InteractionError(f"{file}: {size} bytes claim {rows} rows")
+        check_pages(file)
         wanted = sorted(set(position.values()))
         frame = pl.read_parquet(file, columns=[names[at] for at in wanted], use_statistics=False)
         return frame, names, position

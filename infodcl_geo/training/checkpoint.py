@@ -255,7 +255,11 @@ def _load(state: TrainState, tensors: dict[str, Tensor], described: dict[str, An
         if {name: value.shape for name, value in parts["best"].items()} != {n: v.shape for n, v in own.items()}:
             raise ValueError("shape")
         state.best_weights = {name: value.to(device) for name, value in parts["best"].items()}
-    state.epoch, state.seconds_before = int(described["epoch"]), float(described["seconds"])
+    epoch, step = described["epoch"], described["step"]
+    steps = len(state.sampler)
+    if type(epoch) is not int or epoch < 0 or not (step is None or (type(step) is int and 0 <= step <= steps)):
+        raise ValueError("place")
+    state.epoch, state.seconds_before = epoch, float(described["seconds"])
     random, generator = parts["random"], state.sampler.generator
     if described["step"] is not None:
         if generator is not None:

@@ -18,8 +18,10 @@ COMMANDS = ["train", "compare", "tune", "evaluate", "recommend", "export", "repo
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_one_line_for_each_value_that_cannot_be(command: str) -> None:
-    total, fallen = options.run([command], every=150)
+def test_one_line_for_each_value_that_cannot_be(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with capsys.disabled():
+        print()
+        total, fallen = options.run([command], every=150)
     assert fallen == []
     assert total > 0
 

@@ -48,10 +48,9 @@ def main() -> None:
         names = sorted(target.seeds)
         name = names[content[1] % len(names)] if len(content) > 1 else names[0]
         body = content[2:]
-        if target.mend is not None and body:
-            # Below the checksums, as in fuzz.py: what the bytes say is where to damage.
-            if body[0] % 2:
-                body = target.mend(name, target.seeds[name], random.Random(body[1:]))
+        # Below the checksums, as in fuzz.py: what the bytes say is where to damage.
+        if target.mend is not None and body[:1] and body[0] % 2:
+            body = target.mend(name, target.seeds[name], random.Random(body[1:]))
         done += 1
         try:
             fuzz.attempt(target, name, body, work)
