@@ -4,7 +4,8 @@
         --models infodcl,infodcl-two,mf,lightgcn,simgcl,xsimgcl,pyg-lightgcn
 
 Rounds are interleaved: each trains one epoch of every model in turn, so that whatever else happens on the machine hits
-all of them. All models have the same batch size, embedding size, number of layers and sampler. ``--data generated`` is
+all of them. All models have the same batch size, embedding size, number of layers and sampler, and those of the library
+the Adam that they are trained with by default. ``--data generated`` is
 a graph of the size of the paper's Amazon-Electronics (32,886 users, 52,974 items, 337,837 interactions).
 
 With ``--quality FILE`` each model is then trained with its own default settings until validation stops it, and the
@@ -167,7 +168,7 @@ def prepare(name: str, data: Interactions, settings: Settings, config: Config | 
         prepared = experiment.prepare(data, config)
         model, seconds, training = prepared.model, prepared.seconds, config.training
     start = time.perf_counter()
-    sampler, optimizer = set_up(model, data, replace(training, batch_size=settings.batch_size, adam="dense"))
+    sampler, optimizer = set_up(model, data, replace(training, batch_size=settings.batch_size))
     seconds["model"] += time.perf_counter() - start
     return Contestant(name, model, sampler, optimizer, seconds)
 

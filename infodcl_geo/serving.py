@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from torch import Tensor
 
@@ -224,6 +223,8 @@ class Neighbours:
 
 
 def _set_cosines(rows: UserRows) -> Scorer:
+    import scipy.sparse as sp
+
     pointers = np.concatenate([[0], rows.end.numpy()])
     ones = np.ones(rows.items.numel(), dtype=np.float32)
     matrix = sp.csr_array((ones, rows.items.numpy(), pointers), shape=(rows.degree.numel(), rows.num_items))

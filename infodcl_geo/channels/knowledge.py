@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from torch import Tensor
 
@@ -255,6 +254,8 @@ class Knowledge:
                 raise OptionError(f"{number} must be at least 1, not {getattr(self, number)}")
 
     def __call__(self, data: Interactions, vectors: PretrainedVectors) -> Channel:
+        import scipy.sparse as sp
+
         if self.graph.num_items != data.num_items:
             raise ChannelError(f"{self.graph.source}: made for {self.graph.num_items} items, not {data.num_items}")
         if self.method == "kge":
@@ -282,6 +283,8 @@ class Knowledge:
 
     def fact_weights(self) -> Any:
         """Weight :math:`w_{re}` of every fact that several items share, scipy CSR ``[N, facts]``."""
+        import scipy.sparse as sp
+
         item, kind, entity = (part.numpy() for part in self.graph.item_attributes())
         fact, column = np.unique(np.stack([kind, entity]), axis=1, return_inverse=True)
         column = column.reshape(-1)

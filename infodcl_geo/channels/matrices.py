@@ -17,7 +17,6 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import scipy.sparse as sp
 import torch
 from safetensors import safe_open
 
@@ -199,6 +198,8 @@ def _read_npz(file: Path) -> tuple[np.ndarray, np.ndarray | None]:
 
 def _dense(file: Path, parts: Mapping[str, np.ndarray]) -> np.ndarray:
     """A matrix of scipy's ``save_npz``."""
+    import scipy.sparse as sp
+
     kind = str(np.asarray(parts["format"]).reshape(-1)[0])
     kind = kind.removeprefix("b'").removesuffix("'")
     shape = tuple(int(n) for n in parts["shape"])

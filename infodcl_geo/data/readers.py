@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import scipy.sparse as sp
 from torch import Tensor
 
 from ..text import escape
@@ -134,6 +133,8 @@ def _load_npy(file: Path) -> np.ndarray:
 
 
 def _load_npz(file: Path) -> Any:
+    import scipy.sparse as sp
+
     size = require_file(file)
     try:
         with zipfile.ZipFile(file) as archive:
@@ -174,6 +175,8 @@ def _parquet_columns(file: Path, find: Any) -> tuple[pl.DataFrame, list[str], di
 
 def from_object(source: Any, how: Reading) -> tuple[Table, str]:
     """The table of a frame, a matrix, a tensor or an array of pairs, and what it is."""
+    import scipy.sparse as sp
+
     kind = type(source).__module__.partition(".")[0]
     name = f"{kind} {type(source).__name__}"
     if isinstance(source, pl.LazyFrame):

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,6 +23,8 @@ def weighted_mean(graph: Graph, x: Tensor, fallback: Tensor) -> Tensor:
 
 def top_k_product(left: Any, right: Any, top_k: int, chunk_size: int = 2048) -> Graph:
     """The ``top_k`` largest entries of each row of a scipy product, without the diagonal, some rows at a time."""
+    import scipy.sparse as sp
+
     blocks = []
     for start in range(0, left.shape[0], chunk_size):
         block = (left[start : start + chunk_size] @ right).tocsr()
@@ -69,6 +70,8 @@ def jaccard_graph(
     Raises:
         OptionError: if ``top_k``, ``max_pairs`` or ``chunk_size`` is not positive.
     """
+    import scipy.sparse as sp
+
     if top_k is not None and top_k < 1:
         raise OptionError(f"top_k must be at least 1, not {top_k}")
     blocks = _jaccard_blocks(_sets(interactions, max_pairs), chunk_size)
@@ -158,6 +161,8 @@ def _jaccard_blocks(matrix: Any, chunk_size: int) -> Iterator[tuple[int, Any]]:
 
 def keep_top_k(matrix: Any, top_k: int) -> Any:
     """The ``top_k`` largest entries of each row of a scipy CSR matrix, float32; ties go to the smaller column."""
+    import scipy.sparse as sp
+
     # One integer orders entries by value and then by falling column, so that selecting is one partition: the bits of
     # a float sort as integers do once those of negative numbers are turned round.
     bits = matrix.data.astype(np.float32).view(np.int32).astype(np.int64)
