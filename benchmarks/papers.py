@@ -29,11 +29,11 @@ import torch
 from papers_analyses import FIGURES, Trainings
 from papers_drawing import draw
 from papers_plan import SAMPLES, TABLES, Side, with_studies
+from papers_runs import Budget, cold_rows, run_all, table_rows, write_rows
 
 from infodcl_geo import InfodclGeoError, __version__
 from infodcl_geo.comparison import TableFile
 from infodcl_geo.data.options import DataOptions
-from papers_runs import Budget, cold_rows, run_all, table_rows, write_rows
 
 NAMES = [*TABLES, *FIGURES]
 
