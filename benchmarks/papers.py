@@ -64,7 +64,8 @@ def note(
         with path.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if (row["name"], row["data"]) != (name, data)]
     rows.append({
-        "name": name, "data": data, "title": title, "sample": SAMPLES.get(data, ""), "command": command, "minutes": f"{options.minutes:g}",
+        "name": name, "data": data, "title": title, "sample": SAMPLES.get(data, ""),
+        "command": command, "minutes": f"{options.minutes:g}",
         "CPU minutes a run": f"{options.run_minutes:g}", "epochs": options.epochs, "patience": options.patience,
         "seeds": " ".join(map(str, options.seeds)), "threads": torch.get_num_threads(), "version": __version__,
         "date": datetime.now(UTC).date().isoformat(), "files": " ".join(str(path.relative_to(out)) for path in files),

@@ -217,7 +217,7 @@ def table_rows(
     artefact: Artefact, variants: Sequence[Variant], data: str, runs: Mapping[str, Sequence[Entry]],
     why: Mapping[str, str],
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """A row for each variant and metric: published and measured by both protocols, and on the papers' data their ratio."""
+    """A row for each variant and metric: published, measured by both protocols, on the papers' data their ratio."""
     known = published(artefact.paper, artefact.table, data)
     comparable = SAMPLES.get(data, "").startswith("the papers' split")
     reference = runs.get(artefact.reference)
