@@ -29,11 +29,11 @@ import torch
 from papers_analyses import FIGURES, Trainings
 from papers_drawing import draw
 from papers_plan import SAMPLES, TABLES, Side, with_studies
+from papers_runs import Budget, cold_rows, run_all, table_rows, write_rows
 
 from infodcl_geo import InfodclGeoError, __version__
 from infodcl_geo.comparison import TableFile
 from infodcl_geo.data.options import DataOptions
-from papers_runs import Budget, cold_rows, run_all, table_rows, write_rows
 
 NAMES = [*TABLES, *FIGURES]
 
@@ -54,7 +54,9 @@ def full_name(name: str) -> str:
     raise InfodclGeoError(f"no table or figure {name!r}; there are {', '.join(NAMES)}")
 
 
-def note(out: Path, name: str, data: str, command: str, options: argparse.Namespace, files: Sequence[Path]) -> None:
+def note(
+    out: Path, name: str, data: str, title: str, command: str, options: argparse.Namespace, files: Sequence[Path]
+) -> None:
     """Keep how a table or figure was made, in place of an older line of it."""
     path = out / "commands.csv"
     rows: list[dict[str, Any]] = []
@@ -62,7 +64,8 @@ def note(out: Path, name: str, data: str, command: str, options: argparse.Namesp
         with path.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if (row["name"], row["data"]) != (name, data)]
     rows.append({
-        "name": name, "data": data, "command": command, "minutes": f"{options.minutes:g}",
+        "name": name, "data": data, "title": title, "sample": SAMPLES.get(data, ""),
+        "command": command, "minutes": f"{options.minutes:g}",
         "CPU minutes a run": f"{options.run_minutes:g}", "epochs": options.epochs, "patience": options.patience,
         "seeds": " ".join(map(str, options.seeds)), "threads": torch.get_num_threads(), "version": __version__,
         "date": datetime.now(UTC).date().isoformat(), "files": " ".join(str(path.relative_to(out)) for path in files),
@@ -130,7 +133,7 @@ def main(argv: Sequence[str] | None = None, say: Callable[[str], None] = _say) -
             write_rows(target, rows)
             picture = out / "pictures" / f"{name}-{options.data}.png"
             files = [target, *([picture] if draw(kind, rows, f"{title} ({options.data})", picture) else [])]
-            note(out, name, options.data, shown.replace(options.root, "DATA"), options, files)
+            note(out, name, options.data, title, shown.replace(options.root, "DATA"), options, files)
     except InfodclGeoError as error:
         return str(error)
     return 0

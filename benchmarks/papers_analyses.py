@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from papers_plan import Side, authors, from_random, simdiff
+from papers_runs import Budget, CpuLimit
 from torch import Tensor
 
 from infodcl_geo import Config, InfodclGeoError, Interactions
@@ -17,7 +18,6 @@ from infodcl_geo.experiment import fit
 from infodcl_geo.outcome import Run
 from infodcl_geo.training.callbacks import Callback
 from infodcl_geo.training.state import TrainState
-from papers_runs import Budget, CpuLimit
 
 Rows = list[dict[str, Any]]
 

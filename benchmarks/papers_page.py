@@ -7,9 +7,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from papers_analyses import FIGURES
-from papers_plan import SAMPLES, TABLES
-
 _INTRODUCTION = """# Tables and figures, measured again
 
 Made by `python benchmarks/papers_page.py docs/papers` from the files beside it.
@@ -49,34 +46,39 @@ def table(rows: Sequence[dict[str, str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *lines])
 
 
+def _one(folder: Path, row: dict[str, str], rows: Sequence[dict[str, str]]) -> list[str]:
+    """A data set's part of a table or figure."""
+    name, data = row["name"], row["data"]
+    parts = [f"### {data}: {row['sample']}\n"]
+    if "metric" in rows[0] and "at most" not in rows[0]:
+        parts.append(f":::{{div}} wide numbers\n{table(rows)}\n:::\n")
+    if "pictures/" in row["files"]:
+        parts.append(f"![{row['title']}, {data}](pictures/{name}-{data}.png)\n")
+    parts.append(f"{{download}}`All its numbers <data/{name}-{data}.csv>`; made by\n")
+    parts.append(f"```bash\n{row['command']}\n```\n")
+    return [
+        *parts,
+        f"Budget {row['minutes']} minutes, {row['CPU minutes a run']} CPU minutes a training, at most "
+        f"{row['epochs']} epochs, patience {row['patience']}, seeds {row['seeds']}, {row['threads']} thread; "
+        f"{row['date']}, version {row['version']}.\n",
+    ]
+
+
 def page(folder: Path) -> str:
     """The page of what ``commands.csv`` lists."""
     made = read(folder / "commands.csv")
     parts = [_INTRODUCTION]
-    for name in dict.fromkeys(row["name"] for row in made):
-        about = TABLES.get(name) or FIGURES[name]
-        parts.append(f"## {about.title}\n")
+    for title in dict.fromkeys(row["title"] for row in made):
+        parts.append(f"## {title}\n")
         empty = []
-        for row in (row for row in made if row["name"] == name):
-            file = folder / "data" / f"{name}-{row['data']}.csv"
-            rows = read(file)
-            if not any(cells.get("measured") or cells.get("y") for cells in rows):
+        for row in (row for row in made if row["title"] == title):
+            rows = read(folder / "data" / f"{row['name']}-{row['data']}.csv")
+            if any(cells.get("measured") or cells.get("y") for cells in rows):
+                parts += _one(folder, row, rows)
+            else:
                 empty.append(f"{row['data']} ({rows[0].get('note') or 'not run'})")
-                continue
-            parts.append(f"### {row['data']}: {SAMPLES.get(row['data'], '')}\n")
-            if "metric" in rows[0] and "at most" not in rows[0]:
-                parts.append(f":::{{div}} wide numbers\n{table(rows)}\n:::\n")
-            if "pictures/" in row["files"]:
-                parts.append(f"![{about.title}, {row['data']}](pictures/{name}-{row['data']}.png)\n")
-            parts.append(f"{{download}}`all its numbers <data/{name}-{row['data']}.csv>`; made by\n")
-            parts.append(f"```bash\n{row['command']}\n```\n")
-            parts.append(
-                f"Budget {row['minutes']} minutes, {row['CPU minutes a run']} CPU minutes a training, at most "
-                f"{row['epochs']} epochs, patience {row['patience']}, seeds {row['seeds']}, {row['threads']} thread; "
-                f"{row['date']}, version {row['version']}.\n"
-            )
         if empty:
-            parts.append(f"Only the published numbers are kept so far for: {'; '.join(empty)}.\n")
+            parts.append(f"Nothing is measured yet, the published numbers are kept, for: {'; '.join(empty)}.\n")
     return "\n".join(parts)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from papers_plan import Artefact, Kept, Variant
+from papers_plan import SAMPLES, Artefact, Kept, Variant
 
 from infodcl_geo import Config, InfodclGeoError, Interactions
 from infodcl_geo.comparison import Entry, TableFile, describe, entry_of
@@ -139,7 +139,8 @@ def run_all(
         entry = table.find(settings, PER_USER, variant.row, studied=config.recipe.studied)
         if entry is None:
             if budget.left <= 0:
-                why.setdefault(variant.row, f"not run: the {budget.minutes:g} minutes were used up")
+                used = f"the {budget.minutes:g} minutes were used up" if budget.minutes else "no time was given to runs"
+                why.setdefault(variant.row, f"not run: {used}")
                 continue
             begin = time.monotonic()
             try:
@@ -216,8 +217,9 @@ def table_rows(
     artefact: Artefact, variants: Sequence[Variant], data: str, runs: Mapping[str, Sequence[Entry]],
     why: Mapping[str, str],
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """A row for each variant and metric: published, measured and their ratio, by both protocols."""
+    """A row for each variant and metric: published, measured by both protocols, on the papers' data their ratio."""
     known = published(artefact.paper, artefact.table, data)
+    comparable = SAMPLES.get(data, "").startswith("the papers' split")
     reference = runs.get(artefact.reference)
     rows = []
     for variant in variants:
@@ -229,7 +231,7 @@ def table_rows(
             row: dict[str, Any] = {"row": variant.row, "metric": metric, "published": "" if said is None else said}
             rows.append(row)
             if variant.kept is not None:
-                row |= _of_study(variant.kept, metric, said)
+                row |= _of_study(variant.kept, metric, said if comparable else None)
                 continue
             if not entries:
                 row["note"] = why.get(variant.row, "not run")
@@ -239,7 +241,7 @@ def table_rows(
             row |= {"measured": float(np.mean(values)), "seeds": len(values)}
             row["sd"] = float(np.std(values, ddof=1)) if len(values) > 1 else ""
             row["best on test (no fair estimate)"] = best
-            if said:
+            if said and comparable:
                 row |= {"ratio": row["measured"] / said, "its ratio": best / said}
             if metric in PER_USER:
                 row["low"], row["high"] = interval(_users(entries, metric))

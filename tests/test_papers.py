@@ -144,13 +144,13 @@ def test_a_table_is_made_once_by_both_protocols(modules: dict[str, ModuleType], 
     assert (tmp_path / "pictures" / "simdiff-table5-office.png").stat().st_size < 300 * 1024
     call(modules, root, tmp_path, "diffcl-table3", "--minutes", "0")
     notes = {row["note"] for row in rows_of(tmp_path / "data" / "diffcl-table3-office.csv")}
-    assert notes == {"not run: the 0 minutes were used up"}
+    assert notes == {"not run: no time was given to runs"}
     commands = rows_of(tmp_path / "commands.csv")
     assert [row["name"] for row in commands] == ["simdiff-table5", "diffcl-table3"]
     assert str(root) not in commands[0]["command"]
     page = modules["papers_page"].page(tmp_path)
     assert "| w/o CTO | 0.1275 |" in page
-    assert "office (not run: the 0 minutes were used up)" in page
+    assert "office (not run: no time was given to runs)" in page
 
 
 def test_figures_are_made(modules: dict[str, ModuleType], root: Path, tmp_path: Path) -> None:

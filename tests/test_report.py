@@ -193,8 +193,10 @@ def test_sensitivity_reads_searches_and_variants(runs: Path, tmp_path: Path) -> 
     lines.append('mf,normal,6,failed,1,1,,,"{"')
     (tmp_path / "runs" / "settings.csv").write_text("\n".join(lines) + "\n")
     page = Page(report(tmp_path / "runs"))
-    headers, *rows = page.cells["d1-variants"]
-    assert sorted((row[0], row[1]) for row in rows) == [("mf (1)", "dim=8"), ("mf (2)", "dim=4")]
+    labels, *lines = page.cells["d1-variants-1"]  # the empty cell above the options has no text
+    assert sorted(labels) == ["mf (1)", "mf (2)"]
+    assert [line[0] for line in lines] == ["dim", "valid ndcg@20", "test ndcg@20"]
+    assert dict(zip(labels, lines[0][1:], strict=True)) == {"mf (1)": "8", "mf (2)": "4"}
     headers, row = page.cells["d1-trials"]  # l2 was not varied
     assert (row[headers.index("option")], row[headers.index("rank correlation")]) == ("lr", "+1.00")
     assert row[headers.index("best trial's")] == "0.243"

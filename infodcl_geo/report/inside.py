@@ -34,17 +34,22 @@ _SHOWN_OPTIONS = 4
 def channels(material: Material, prefix: str, notes: list[str]) -> Section:
     """What the channels of the runs cover and weigh and, where the data are given, what they know."""
     title, rows = "What channels know", []
+    sources: dict[str, str] = {}
     for run in material.runs:
         told = run.content.get("channels")
         for name, about in told.items() if isinstance(told, dict) else ():
             if isinstance(about, dict):
                 row = [f"{run.label}, seed {run.seed}", str(name), _share(about.get("coverage"))]
                 row += [_number(about.get(key)) for key in ("weight", "mean_row_weight")]
-                rows.append([*row, str(about.get("source", ""))])
+                rows.append(row)
+                sources.setdefault(str(name), str(about.get("source", "")))
     if not rows:
         return Section(title, absent="No model here reads channels of metadata.")
-    headers = ["model", "channel", "items covered", "weight", "mean weight of rows", "made from"]
-    tables = [Table(f"{prefix}-channels", "Channels of the models", headers, rows, wide=True)]
+    headers = ["model", "channel", "items covered", "weight", "mean weight of rows"]
+    tables = [
+        Table(f"{prefix}-channels", "Channels of the models", headers, rows),
+        Table(f"{prefix}-sources", "Made from", ["channel", "made from"], [*map(list, sources.items())], wide=True),
+    ]
     found = {} if material.data is None else _measured(material, material.data, notes)
     if found:
         tables.append(_knowledge(prefix, found))
@@ -117,13 +122,9 @@ def sensitivity(material: Material, prefix: str) -> Section:
     title = "Sensitivity to options"
     tables: list[Table] = []
     pictures: list[figures.Picture] = []
-    variants = _variants(material)
-    if variants:
-        metric = f"ndcg@{material.k}"
-        headers = ["model", "what differs", f"valid {metric}", f"test {metric}"]
-        caption = "Options that differ between the runs of a model; means over seeds."
-        name = "Runs of one model with other options"
-        tables.append(Table(f"{prefix}-variants", name, headers, variants, caption, wide=True))
+    for number, (model, (labels, lines)) in enumerate(_variants(material).items(), 1):
+        name, caption = f"Runs of {model} with other options", "Options that differ, and metrics; means over seeds."
+        tables.append(Table(f"{prefix}-variants-{number}", name, ["", *labels], lines, caption))
     by_model: dict[str, list[tuple[float, dict[str, Any]]]] = {}
     for trial in material.trials:
         quality, options = _trial(trial)
@@ -151,8 +152,8 @@ def sensitivity(material: Material, prefix: str) -> Section:
     return Section(title, tables, pictures)
 
 
-def _variants(material: Material) -> list[list[str]]:
-    """Model, differing options and metrics of each label whose model ran with several settings."""
+def _variants(material: Material) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """Of each model that ran with several settings: its labels, and lines of the options that differ and of metrics."""
     flat: dict[str, dict[str, Any]] = {}
     models: dict[str, str] = {}
     contents = [(entry.label, settings_of(entry)) for entry in material.entries]
@@ -161,19 +162,21 @@ def _variants(material: Material) -> list[list[str]]:
         merged = {name: value for part in parts if isinstance(part, dict) for name, value in part.items()}
         if merged and label not in flat:
             flat[label], models[label] = merged, str(content.get("model", label))
-    rows = []
+    found = {}
     for model in dict.fromkeys(models.values()):
         labels = [label for label in flat if models[label] == model]
         if len(labels) < 2:
             continue
-        names = list(dict.fromkeys(name for label in labels for name in flat[label] if name != "seed"))
-        differ = [name for name in names if len({json.dumps(flat[label].get(name)) for label in labels}) > 1]
-        for label in labels:
-            entries = [entry for entry in material.entries if entry.label == label]
-            found = [values(entries, f"{part} ndcg@{material.k}") for part in ("valid", "test")]
-            what = ", ".join(f"{name}={flat[label].get(name)}" for name in differ) or "the same options"
-            rows.append([label, what, *(f"{np.mean(one):.4f}" if one else "-" for one in found)])
-    return rows
+        # A table of runs leaves out what had no effect.
+        common = [name for name in flat[labels[0]] if name != "seed" and all(name in flat[label] for label in labels)]
+        lines = [[name, *(str(flat[label][name]) for label in labels)] for name in common]
+        lines = [line for line in lines if len(set(line[1:])) > 1]
+        for part in ("valid", "test"):
+            name = f"{part} ndcg@{material.k}"
+            of = [values([entry for entry in material.entries if entry.label == label], name) for label in labels]
+            lines.append([name, *(f"{np.mean(one):.4f}" if one else "-" for one in of)])
+        found[model] = labels, lines
+    return found
 
 
 def _trial(row: Mapping[str, str]) -> tuple[float | None, dict[str, Any]]:
