@@ -174,6 +174,8 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--out", required=True)
     options = parser.parse_args()
+    # Memory that is let go of goes back at once, so that what is resident is what is held.
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = os.environ["MALLOC_TRIM_THRESHOLD_"] = str(1 << 17)
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["torch", "polars", "infodcl_geo.distributed.build", "infodcl_geo.distributed.run"])
     rows = []
