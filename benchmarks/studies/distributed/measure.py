@@ -121,7 +121,8 @@ def of_rank(rank: int, size: int, place: str, model_name: str) -> None:
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     forget()
-    chosen = data.valid[:, data.valid[0] < data.part.users.start + JUDGES]
+    judges = data.valid[0].unique()[:JUDGES]
+    chosen = data.valid[:, torch.isin(data.valid[0], judges)]
     mean_metrics(model, replace(data, valid=chosen), "valid", data.part, group, sharded=True, ks=(20,))
     _, ranking = resident()
     mean = average(watch, shape, model_name)
