@@ -14,8 +14,10 @@ from infodcl_geo import configure
 from infodcl_geo.data.generated import demo
 from infodcl_geo.data.interactions import Interactions
 from infodcl_geo.distributed.batches import SharedSampler
+from infodcl_geo.distributed.evaluation import own_pairs
 from infodcl_geo.distributed.group import Group
 from infodcl_geo.distributed.partition import partition
+from infodcl_geo.distributed.plan import Shape, bytes_of_step
 from infodcl_geo.distributed.workers import Workers, take_part
 from infodcl_geo.experiment import prepare
 from infodcl_geo.models.base import Model
@@ -126,3 +128,32 @@ def test_as_one_process(size: int, tmp_path: Path, alone_found: dict[tuple[str, 
         if sharded:
             whole = [torch.cat([found[rank][place][1][side] for rank in range(size)]) for side in (0, 1)]
             torch.testing.assert_close(tuple(whole), tables, **close)
+
+
+def sent(group: Group, cases: list[str]) -> list[tuple[float, float]]:
+    """Bytes of a step, as counted on this rank over an epoch, and as planned."""
+    found = []
+    for case in cases:
+        data, config = data_of(), config_of(case, adam="dense")
+        model = model_of(data, config)
+        part = partition(data.num_users, data.num_items, group.size, group.rank)
+        workers = Workers(group, part, sharded=True, recipe=config.recipe, options=config.options)
+        shape = Shape.of(data, model, config, group, sharded=True)
+        take_part(model, own_pairs(data.train, part.users), part, group)
+        sampler, optimizer = workers.set_up(model, data, config.training)
+        plan = sampler.draw()
+        before = group.sent.total()
+        for step in range(len(plan)):
+            optimizer.zero_grad(set_to_none=True)
+            torch.stack(list(model.loss(plan[step], sampler.generator).values())).sum().backward()
+            optimizer.step()
+        found.append(((group.sent.total() - before) / len(plan), sum(bytes_of_step(shape).values())))
+    return found
+
+
+def test_what_is_sent_is_what_was_planned(tmp_path: Path) -> None:
+    cases = ["mf", "lightgcn", "simgcl", "infodcl"]
+    ranks = run_ranks(sent, 2, tmp_path, cases)
+    for place, case in enumerate(cases):
+        counted = sum(rank[place][0] for rank in ranks) / len(ranks)
+        assert counted == pytest.approx(ranks[0][place][1], rel=0.15), case

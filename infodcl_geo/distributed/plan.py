@@ -122,6 +122,11 @@ class Shape:
         return max(1, -(-self.interactions // self.batch_size))
 
     @property
+    def pairs_of_step(self) -> float:
+        """On all ranks, on average."""
+        return self.interactions / self.steps
+
+    @property
     def elsewhere(self) -> float:
         return (self.ranks - 1) / self.ranks
 
@@ -143,12 +148,12 @@ def bytes_of_step(shape: Shape) -> dict[str, float]:
     if shape.traffic is None:
         return {"gradients": 2 * elsewhere * shape.networks * number}
     traffic = shape.traffic
-    found = {"look-ups": traffic.item_rows * shape.batch_size / ranks * elsewhere * (8 + 2 * row)}
+    found = {"look-ups": traffic.item_rows * shape.pairs_of_step / ranks * elsewhere * (8 + 2 * row)}
     if traffic.products:
         found["propagation"] = 4 * traffic.products * elsewhere * shape.needed * row
     if traffic.views:
         found["contrast"] = elsewhere * sum(shape.distinct) * (2 * row + 2 * number)
-        found["look-ups"] += 8 * elsewhere * shape.batch_size / ranks
+        found["look-ups"] += 8 * elsewhere * shape.pairs_of_step / ranks
     if traffic.channels:
         anchors = min(shape.steps, math.ceil(shape.items / shape.anchor_batch))
         vectors = elsewhere * shape.items * traffic.channels * (2 * row + 2 * number)
@@ -166,21 +171,22 @@ def memory_of_rank(shape: Shape) -> dict[str, float]:
     items = shape.items / ranks * row
     graph = pairs * 2 * (8 + 4)
     best = shape.keeps_best * table
-    # Pairs, negatives and keys of an epoch, its hashes and its order while it is drawn.
-    drawn = pairs * 8 * 16
+    # Pairs, negatives and keys of an epoch; while it is drawn, its hashes and its order as well.
+    drawn = pairs * 8 * 9
     traffic = shape.traffic
     products = traffic.products if traffic is not None else 0
-    # Dense steps have a gradient of every table, and one for each look-up until they are added up.
-    gradients = 6 * min(table, _FLUSHED * row) if shape.lazy else table + 2 * items
-    propagation = 4 * table + 2 * shape.needed * row + 2 * items if products else 0.0
+    # Dense steps have a gradient of every table.
+    step = 6 * min(table, _FLUSHED * row) if shape.lazy else table
+    if products:
+        step += 2 * table + 2 * shape.needed * row
     if traffic is not None and traffic.views:
-        propagation += (11 + products) * table  # layers of the views and their noise, as measured
+        step += (2 + products) * table  # layers of the views and their noise
     if traffic is not None and traffic.channels:
-        gradients += traffic.channels * items  # the metadata
-        gradients += 0.0 if shape.lazy else 2 * items + _TILE
+        step += traffic.channels * items  # the metadata
+        step += 0.0 if shape.lazy else 2 * items + _TILE
     ranking = shape.items * row + table + 512 * min(shape.items, 65_536) * shape.number * 1.15
     return {
-        "training": 3 * table + best + graph + drawn + gradients + propagation,
+        "training": 3 * table + best + graph + max(drawn + step, pairs * 8 * 16),
         "ranking": 3 * table + best + graph + ranking,
     }
 

@@ -121,7 +121,8 @@ def of_rank(rank: int, size: int, place: str, model_name: str) -> None:
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     forget()
-    chosen = data.valid[:, data.valid[0] < data.part.users.start + JUDGES]
+    judges = data.valid[0].unique()[:JUDGES]
+    chosen = data.valid[:, torch.isin(data.valid[0], judges)]
     mean_metrics(model, replace(data, valid=chosen), "valid", data.part, group, sharded=True, ks=(20,))
     _, ranking = resident()
     mean = average(watch, shape, model_name)
@@ -174,6 +175,8 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--out", required=True)
     options = parser.parse_args()
+    # Memory that is let go of goes back at once, so that what is resident is what is held.
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = os.environ["MALLOC_TRIM_THRESHOLD_"] = str(1 << 17)
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["torch", "polars", "infodcl_geo.distributed.build", "infodcl_geo.distributed.run"])
     rows = []
