@@ -36,7 +36,8 @@ def top_k(
     On a CPU with Numba (the extra ``numba``; compiled once in seconds, kept on disk) a tile of scores stays in the
     cache and is looked at once: only what beats the worst of a user's best so far is searched for among the seen
     items. Tiles come by falling length of the items, and since :math:`|u^\top i| \le |u| |i|` a user is done with the
-    first tile that cannot reach their k-th best score. Elsewhere PyTorch's selection runs tile by tile.
+    first tile that cannot reach their k-th best score. Elsewhere PyTorch's selection runs tile by tile
+    (on a GPU it waits for the device in each).
 
     Args:
         users: embeddings ``[B, d]``, float32 or float64; half types are computed in float32.

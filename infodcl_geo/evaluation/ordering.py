@@ -25,7 +25,7 @@ class HiddenRows(Protocol):
 def by_factors(
     scorer: FactorScorer, users: Tensor, k: int, num_items: int, known: HiddenRows | None, all_exact: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Items ``[B, k]`` and scores, best first, of users ``[B]``, and for whom that is uncertain; waits for no GPU."""
+    """Items ``[B, k]`` and scores, best first, of users ``[B]``, and for whom that is uncertain."""
     width = min(k + SPARE, num_items)
     factors = scorer.factors(users)
     fits = factors.items.fits(factors.items.reach(factors.users))
