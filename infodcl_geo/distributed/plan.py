@@ -184,7 +184,9 @@ def memory_of_rank(shape: Shape) -> dict[str, float]:
     metadata = traffic.channels * items if traffic is not None else 0.0
     if metadata:
         step += 0.0 if shape.lazy else 2 * items + _TILE
-    ranking = shape.items * row + table + 512 * min(shape.items, 65_536) * shape.number * 1.375  # and their largest by stripes
+    # Scores of a chunk, and the largest of their stripes with places.
+    scores = 512 * min(shape.items, 65_536) * shape.number * 1.375
+    ranking = shape.items * row + table + scores
     return {
         "training": 3 * table + best + graph + metadata + max(drawn + step, pairs * 8 * 16),
         "ranking": 3 * table + best + graph + metadata + ranking,
