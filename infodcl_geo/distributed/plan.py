@@ -180,14 +180,16 @@ def memory_of_rank(shape: Shape) -> dict[str, float]:
     if products:
         step += 2 * table + 2 * shape.needed * row
     if traffic is not None and traffic.views:
-        step += (2 + products) * table  # layers of the views and their noise
-    if traffic is not None and traffic.channels:
-        step += traffic.channels * items  # the metadata
+        step += (products - 1) * table  # layers of the views and their noise
+    metadata = traffic.channels * items if traffic is not None else 0.0
+    if metadata:
         step += 0.0 if shape.lazy else 2 * items + _TILE
-    ranking = shape.items * row + table + 512 * min(shape.items, 65_536) * shape.number * 1.15
+    # Scores of a chunk, and the largest of their stripes with places.
+    scores = 512 * min(shape.items, 65_536) * shape.number * 1.375
+    ranking = shape.items * row + table + scores
     return {
-        "training": 3 * table + best + graph + max(drawn + step, pairs * 8 * 16),
-        "ranking": 3 * table + best + graph + ranking,
+        "training": 3 * table + best + graph + metadata + max(drawn + step, pairs * 8 * 16),
+        "ranking": 3 * table + best + graph + metadata + ranking,
     }
 
 
