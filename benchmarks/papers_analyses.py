@@ -85,7 +85,7 @@ def noised(model: Any, t: int, informative: bool, seed: int = 0) -> tuple[Tensor
 
 
 def identity(model: Any, t: int, informative: bool, draws: int = 8) -> float:
-    """How much of what is noised tells the items apart: variance between items over variance between draws."""
+    """Variance of items' means over variance between draws: whether items are told apart; pure noise has 1 / draws."""
     z = torch.stack([noised(model, t, informative, seed)[0] for seed in range(draws)])
     return float(z.mean(0).var(0).sum() / z.var(0).mean(0).sum())
 
