@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +49,10 @@ def doc_script() -> Callable[[str], ModuleType]:
     """Imports a script or an extension of the documentation by its path below ``docs``, without the ending."""
 
     def load(name: str) -> ModuleType:
-        path = Path(__file__).resolve().parents[1] / "docs" / f"{name}.py"
+        docs = Path(__file__).resolve().parents[1] / "docs"
+        path = docs / f"{name}.py"
+        if str(docs / "_ext") not in sys.path:  # they import each other
+            sys.path.insert(0, str(docs / "_ext"))
         spec = importlib.util.spec_from_file_location(path.stem, path)
         assert spec is not None
         assert spec.loader is not None

@@ -64,7 +64,8 @@ def report(
             raise OptionError(f"{folder}: no run there is of {data.name} with this split; leave --data out, or mend it")
         for material in same:
             material.data = data if material.fingerprint == data.fingerprint else None
-    chapters, begin = [], time.monotonic()
+    chapters: list[Chapter] = []
+    begin = time.monotonic()
     for number, material in enumerate(materials, 1):
         each = (time.monotonic() - begin) / max(1, len(chapters))
         left = f"; about {each * (len(materials) - len(chapters)):.0f} s left" if chapters else ""
