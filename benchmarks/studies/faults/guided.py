@@ -76,7 +76,7 @@ def main() -> None:
             (corpus / f"{place}-{at}").write_bytes(bytes([place, at]) + target.seeds[name])
             if target.mend is not None:
                 (corpus / f"{place}-{at}-mended").write_bytes(bytes([place, at, 1, at]))
-    flags = ["-max_len=16384", f"-seed={options.seed}", "-timeout=600", "-rss_limit_mb=0"]
+    flags = ["-max_len=16384", f"-seed={options.seed}", "-timeout=600", "-rss_limit_mb=0", f"-artifact_prefix={work}/"]
     atheris.Setup([sys.argv[0], str(corpus), *flags, "-verbosity=0"], one)
     atheris.Fuzz()
 
