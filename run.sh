@@ -96,8 +96,9 @@ if [ "$command" = test ]; then
         torch_sparse_works || build_torch_sparse --no-cache-dir --force-reinstall
     fi
     .venv/bin/python -c 'import torch_sparse, torch_scatter'
-    echo "run.sh: tests with torch-sparse" >&2
-    INFODCL_GEO_TORCH_SPARSE=1 OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --dist worksteal "$@"
+    echo "run.sh: tests with torch-sparse, but for those of files and commands, which know nothing of it" >&2
+    INFODCL_GEO_TORCH_SPARSE=1 OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses auto --dist worksteal \
+        --ignore tests/faults --ignore tests/fuzz --ignore tests/data "$@"
 else
     install ""
     .venv/bin/infodcl-geo compare "$@"

@@ -57,10 +57,14 @@ def shown(path: str | os.PathLike[str]) -> str:
     return escape(os.fsdecode(path))
 
 
+def reason_of(error: OSError) -> str:
+    """Why the operating system refused, in words."""
+    return _REASONS.get(error.errno or 0) or (error.strerror or str(error) or type(error).__name__).lower()
+
+
 def file_error(action: str, path: str | os.PathLike[str], error: OSError) -> FileError:
     """The error of one line for what the operating system refused: ``cannot ACTION PATH: reason``."""
-    reason = _REASONS.get(error.errno or 0) or (error.strerror or type(error).__name__).lower()
-    return FileError(f"cannot {action} {shown(path)}: {reason}")
+    return FileError(f"cannot {action} {shown(path)}: {reason_of(error)}")
 
 
 @contextmanager

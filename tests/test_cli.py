@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -243,10 +244,26 @@ def test_the_help_of_a_model_is_short(recipe: Any, capsys: pytest.CaptureFixture
     text = capsys.readouterr().out
     assert len(text.splitlines()) <= 130
     names = {line.split()[0] for line in text.splitlines() if line.startswith("  --")}
-    assert {f"--{name}" for name in recipe.option_names} <= names
+    # Options of one value of another option are shown where that is chosen.
+    idle = {
+        f"--{part.name}"
+        for part in fields(recipe.options)
+        if "of" in part.metadata and getattr(recipe.options(), part.metadata["of"][0]) not in part.metadata["of"][1]
+    }
+    assert {f"--{name}" for name in recipe.option_names} - idle <= names
+    assert not idle & names
     assert (f"--{TRAINING[0]}" in names) == (not recipe.closed_form)
     others = {f"--{name}" for other in RECIPES for name in other.option_names} - {f"--{n}" for n in recipe.option_names}
     assert not names & (others - {"--ks", *(f"--{name}" for name in TRAINING)})
+
+
+def test_the_help_shows_the_options_of_the_loss_that_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--model", "lightgcn", "--ranking_loss", "slk", "--help"])
+    text = capsys.readouterr().out
+    assert "--threshold_k" in text
+    assert "--ranking_temperature" in text
+    assert "--uniformity" not in text
 
 
 def test_the_help_shows_the_models_own_defaults(capsys: pytest.CaptureFixture[str]) -> None:

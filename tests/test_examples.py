@@ -17,7 +17,7 @@ PRINTS = {
     "custom_channel.py": r"baskets: test recall@20 0\.\d+\nbaskets and similar users: test recall@20 0\.\d+",
     "social.py": r"similar users: test .* 0\.\d+\nfriends: test .* 0\.\d+\nboth: test .* 0\.\d+\nChannel\('user'",
     "knowledge.py": r"shared: test recall@20 0\.\d+, .* facts shared by items\npropagate: .*\nkge: .* 0\.\d+",
-    "serve.py": r"user 3: items .*\nunknown user: .* known False\nnew user with .*\nlike item \d+: items .*\n200 users",
+    "serve.py": r"user 3: items .*\nunknown user: .* False\nnew user .*\nlike item \d+: items .*\nnew item: .*\n200 us",
     "own_model.py": r"test recall@20 0\.\d+",
     "schedules.py": r"linear: .* step \d+ of 200\nexp: .*\ncosine: .*\nsqrt: .* step \d+ of 200",
     "theory_renoising.py": r"Gaussian items, k = 2: .* error 0\.\d%.*\n(.*\n)*trained: Lipschitz constant at least \d",

@@ -89,8 +89,10 @@ def _run(command: str, words: list[str]) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the interpreter ends
         return 0
     except OSError as error:
+        from ..files import reason_of
+
         where = f"{error.filename}: " if error.filename else ""
-        print(f"infodcl-geo: {shortened(escape(f'{where}{error.strerror or error}'))}", file=sys.stderr)
+        print(f"infodcl-geo: {shortened(escape(f'{where}{reason_of(error)}'))}", file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):

@@ -10,6 +10,7 @@ import difflib
 import json
 import re
 import sys
+from argparse import SUPPRESS
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
 from functools import cache
@@ -307,6 +308,19 @@ def add_model(parser: Parser, recipe: Recipe, defaults: Mapping[str, Any]) -> No
     parser.add_dataclass(recipe.options, f"model {recipe.name}: {recipe.summary}", defaults)
     if not recipe.closed_form:
         parser.add_dataclass(TrainOptions, "training", defaults)
+
+
+def hide_idle(parser: Parser, words: Sequence[str]) -> None:
+    """Leave out of the help what belongs to another value of an option than the one that ``words`` or the model take.
+
+    The fields of the options say it in their metadata, as ``of``: the option and its values.
+    """
+    assert parser.recipe is not None
+    actions = {action.dest: action for action in parser._actions}
+    for part in fields(parser.recipe.options):
+        option, values = part.metadata.get("of", ("", ()))
+        if option in actions and (peek(words, option) or actions[option].default) not in values:
+            actions[part.name].help = SUPPRESS
 
 
 def add_data(parser: Parser) -> None:

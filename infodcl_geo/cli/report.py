@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from ..errors import FileError, OptionError
@@ -51,6 +52,9 @@ def main(argv: Sequence[str]) -> int:
     make_folder(out.parent)
     data_options = parsing.data_of(options)
     given = options.quick or parsing.peek(words, "data") is not None
+    idle = [field.name for field in fields(data_options) if parsing.peek(words, field.name) is not None]
+    if idle and not given:
+        raise OptionError(f"--{idle[0]} says how --data is read, and there is none: give --data, or leave it out")
     data = data_options.load() if given else None
     folder = Path(options.runs) if options.runs is not None else out.with_name(f"{out.stem}_runs")
     notes: list[str] = []

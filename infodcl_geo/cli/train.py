@@ -103,6 +103,7 @@ def parsed(
 
     def attempt(defaults: Mapping[str, Any]) -> Namespace:
         parser = make(recipe, defaults)
+        parsing.hide_idle(parser, words)
         return parser.parse_args(parsing.with_flags(words, parser))
 
     defaults = recipe.defaults()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,12 +32,18 @@ Lookup = Callable[[Tensor | None], Tensor]
 """Embeddings of some rows ``[B]``, or of all for ``None``."""
 
 
+def _of(*losses: str) -> dict[str, Any]:
+    """Metadata of an option that only these losses read."""
+    return {"of": ("ranking_loss", losses)}
+
+
 @dataclass(frozen=True)
 class RankingOptions(EmbeddingOptions):
     """Options of models whose objective can be chosen.
 
     Args:
-        ranking_loss: 'bpr'; 'softmax' over items; 'slk' (SL@K: softmax weighted by nearness to the user's K-th best
+        ranking_loss: the loss that ranks, with options of its own that ``--help`` shows once it is named. 'bpr';
+            'softmax' over items; 'slk' (SL@K: softmax weighted by nearness to the user's K-th best
             score); 'directau' (alignment and uniformity); 'ccl' (cosine contrastive loss with margin); 'sccf'
             (two powers of the cosine over the batch's users x items); 'enmf' (squared loss over all pairs).
         ranking_similarity: of 'softmax' and 'slk': 'cosine' or 'dot'. Models trained by cosines rank by them; BPR and
@@ -55,16 +61,16 @@ class RankingOptions(EmbeddingOptions):
     """
 
     ranking_loss: RankingLoss = "bpr"
-    ranking_similarity: Literal["cosine", "dot"] = "cosine"
-    ranking_temperature: float = 0.2
-    ranking_candidates: int | None = None
-    threshold_k: int = 20
-    threshold_temperature: float = 2.25
-    threshold_every: int = 5
-    uniformity: float = 1.0
-    margin: float = 0.4
-    negative_weight: float = 150.0
-    missing_weight: float = 0.05
+    ranking_similarity: Literal["cosine", "dot"] = field(default="cosine", metadata=_of("softmax", "slk"))
+    ranking_temperature: float = field(default=0.2, metadata=_of("softmax", "slk", "sccf"))
+    ranking_candidates: int | None = field(default=None, metadata=_of("softmax", "slk", "ccl"))
+    threshold_k: int = field(default=20, metadata=_of("slk"))
+    threshold_temperature: float = field(default=2.25, metadata=_of("slk"))
+    threshold_every: int = field(default=5, metadata=_of("slk"))
+    uniformity: float = field(default=1.0, metadata=_of("directau"))
+    margin: float = field(default=0.4, metadata=_of("ccl"))
+    negative_weight: float = field(default=150.0, metadata=_of("ccl"))
+    missing_weight: float = field(default=0.05, metadata=_of("enmf"))
 
     def __post_init__(self) -> None:
         check(

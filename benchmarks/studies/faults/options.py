@@ -70,11 +70,15 @@ def cases(data: Path, model: Path, place: Path) -> dict[str, tuple[list[str], li
     }  # fmt: skip
 
 
+TOLD = ("warning: ", "page: ")
+"""Beginnings of lines that are no errors: warnings and progress."""
+
+
 def fault(option: str, ended: Ended) -> str | None:
     """What is wrong with how a command ended, if anything."""
     if ended.code == -1000:
         return None if option in LONG else f"goes on for more than {SECONDS} s"
-    lines = [line for line in ended.err.splitlines() if line.strip() and not line.startswith("warning: ")]
+    lines = [line for line in ended.err.splitlines() if line.strip() and not line.startswith(TOLD)]
     if "Traceback" in ended.err or ended.code not in (0, 1, 2):
         return f"ends with {ended.code}: {' | '.join(lines[-3:])[-400:]}"
     said = [line for line in lines if line.startswith("infodcl-geo: ")]
