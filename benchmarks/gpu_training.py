@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 def training_section(report: Report) -> None:
     """Epochs on a generated graph of the size of the paper's Amazon-Electronics; no bound is known for these."""
     try:
-        from infodcl_geo.models.base import EmbeddingModel
         from infodcl_geo.models.infodcl import InfoDCL, InfoDCLOptions
         from infodcl_geo.models.lightgcn import LightGCN
+        from infodcl_geo.models.mf import MatrixFactorization
         from infodcl_geo.models.simgcl import SimGCL
     except ImportError as error:
         # The models need more packages than the kernels.
@@ -40,7 +40,7 @@ def training_section(report: Report) -> None:
     options = InfoDCLOptions(candidates=8) if report.tiny else InfoDCLOptions()
     infodcl = partial(InfoDCL, graph, users, items, options=options)
     makers: dict[str, Callable[[], Model]] = {
-        "mf": lambda: EmbeddingModel(graph, users, items, dim=d),
+        "mf": lambda: MatrixFactorization(graph, users, items, dim=d),
         "infodcl, one channel": lambda: infodcl({"a": channels[0]}),
         "infodcl, two channels": lambda: infodcl({"a": channels[0], "b": channels[1]}),
         "lightgcn": lambda: LightGCN(graph, users, items, dim=d, num_layers=3),

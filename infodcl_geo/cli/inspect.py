@@ -30,13 +30,6 @@ def make_parser() -> Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    from ..channels.build import ChannelOptions
-    from ..models.options import VectorOptions
-
-    @dataclass(frozen=True)
-    class Asked(ChannelOptions, VectorOptions):
-        dim: int = 64
-
     parser = make_parser()
     options = parser.parse_args(parsing.with_flags(parsing.words_of(argv), parser))
     data = parsing.data_of(options).load()
@@ -44,13 +37,18 @@ def main(argv: Sequence[str]) -> int:
     names = options.channels or _of_files(options)
     if not names:
         return 0
-    given = {part.name: options[part.name] for part in fields(ChannelOptions)}
-    asked = Asked(**{**given, "channels": names, "dim": options.dim})
 
-    from ..channels.build import channel_builders
+    from ..channels.build import ChannelOptions, channel_builders
     from ..channels.diagnostics import inspect_channel
+    from ..models.options import VectorOptions
     from ..pretraining import pretrain
 
+    @dataclass(frozen=True)
+    class Asked(ChannelOptions, VectorOptions):
+        dim: int = 64
+
+    given = {part.name: options[part.name] for part in fields(ChannelOptions)}
+    asked = Asked(**{**given, "channels": names, "dim": options.dim})
     builders = channel_builders(asked, data)
     vectors = pretrain(data, asked)[1]
     for build in builders:

@@ -15,17 +15,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
-from ..configuration import TRAINING, Config, configure, no_such_option
 from ..data.options import DataOptions
 from ..errors import InfodclGeoError, OptionError
-from ..models import RECIPES, Recipe, find_recipe
-from ..settings import read_mapping
 from ..text import escape, shortened
-from ..training.options import TrainOptions
+
+if TYPE_CHECKING:  # a command that trains nothing starts without the models
+    from ..configuration import Config
+    from ..models import Recipe
 
 _SECTIONS = ("data", "options", "training")
 _WIDTH = 100
@@ -121,6 +121,9 @@ class Parser(ArgumentParser):
         if not word.startswith("-"):
             return f"{word!r} is no option; what belongs to an option follows it: see infodcl-geo {self.command} --help"
         if self.recipe is not None:
+            from ..configuration import TRAINING, no_such_option
+            from ..models import RECIPES
+
             of_model = name.rpartition(".")[2] if "." in name else name
             if any(of_model in recipe.option_names for recipe in RECIPES) or of_model in TRAINING:
                 return no_such_option(self.recipe, of_model, self.names)
@@ -272,6 +275,8 @@ def file_words(path: str | Path) -> list[str]:
     Raises:
         OptionError: if it cannot be read, or holds something else; one line that names it.
     """
+    from ..settings import read_mapping
+
     content = read_mapping(path)
     if isinstance(content.get("config"), Mapping):
         content = content["config"]
@@ -304,6 +309,8 @@ def option_words(options: Mapping[str, Any]) -> list[str]:
 
 def add_model(parser: Parser, recipe: Recipe, defaults: Mapping[str, Any]) -> None:
     """The model's own options and, where it is trained, those of training."""
+    from ..training.options import TrainOptions
+
     parser.recipe = recipe
     parser.add_dataclass(recipe.options, f"model {recipe.name}: {recipe.summary}", defaults)
     if not recipe.closed_form:
@@ -329,6 +336,8 @@ def add_data(parser: Parser) -> None:
 
 def config_of(namespace: Namespace, recipe: Recipe) -> Config:
     """The configuration that parsed options make."""
+    from ..configuration import TRAINING, configure
+
     parts = {name: namespace[name] for name in (*recipe.option_names, *TRAINING) if name in namespace}
     return configure(recipe, **parts)
 
@@ -343,4 +352,6 @@ def configuration(data: DataOptions, config: Config) -> dict[str, Any]:
 
 
 def model_of(words: Sequence[str], default: str) -> Recipe:
+    from ..models import find_recipe
+
     return find_recipe(peek(words, "model") or default)
