@@ -95,7 +95,7 @@ class Server:
             # One number may be that of two histories: these are ranked in different rounds.
             _, inverse = np.unique(numbers[left].numpy(), return_index=True)
             now = left[torch.from_numpy(inverse)]
-            view = _Renumbered(numbers[now], first[now])
+            view = Renumbered(numbers[now], first[now])
             seen = view.hidden(histories) if exclude_seen else None
             items[now], found = _top(view.scorer(scorer), numbers[now], k, self.num_items, seen, hidden, self.name)
             scores[now] = found.to(scores.dtype)
@@ -103,7 +103,7 @@ class Server:
         return items[place], scores[place]
 
 
-class _Renumbered:
+class Renumbered:
     """Users under numbers of their own.
 
     Args:
@@ -129,7 +129,7 @@ class _Renumbered:
 
 
 class _RenumberedRows:
-    def __init__(self, view: _Renumbered, rows: UserRows) -> None:
+    def __init__(self, view: Renumbered, rows: UserRows) -> None:
         self.view, self.rows = view, rows
 
     def pairs(self, users: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,7 +137,7 @@ class _RenumberedRows:
 
 
 class _RenumberedScorer:
-    def __init__(self, view: _Renumbered, scorer: ExactScorer) -> None:
+    def __init__(self, view: Renumbered, scorer: ExactScorer) -> None:
         self.view, self.inner = view, scorer
 
     def __call__(self, users: Tensor, window: slice) -> Tensor:
@@ -151,7 +151,7 @@ class _RenumberedScorer:
 
 
 class _RenumberedFactors(_RenumberedScorer):
-    def __init__(self, view: _Renumbered, scorer: FactorScorer) -> None:
+    def __init__(self, view: Renumbered, scorer: FactorScorer) -> None:
         super().__init__(view, scorer)
         self.by_factors = scorer
 

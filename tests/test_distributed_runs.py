@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,14 @@ from infodcl_geo import configure
 from infodcl_geo.data.generated import demo
 from infodcl_geo.data.interactions import Interactions
 from infodcl_geo.distributed.checkpoint import checkpoints
+from infodcl_geo.distributed.evaluation import full_ranking, mean_metrics, own_pairs
 from infodcl_geo.distributed.group import Group
+from infodcl_geo.distributed.partition import partition
 from infodcl_geo.distributed.run import run_several
+from infodcl_geo.distributed.workers import take_part
+from infodcl_geo.experiment import prepare
 from infodcl_geo.training.callbacks import Callback
+from infodcl_geo.training.loop import rank
 from infodcl_geo.training.options import CheckpointOptions
 from infodcl_geo.training.state import TrainState
 
@@ -115,3 +121,31 @@ def test_whole_tables_stay_the_same_on_all_ranks(name: str, tmp_path: Path) -> N
         assert torch.equal(a, b)
     assert one[0]["recall@20"] > 0.1
     assert one[2][0]["bpr"] > one[2][1]["bpr"]
+
+
+def of_a_model(group: Group) -> Any:
+    """Metrics of a model as it starts, where a third of the users have no training interaction; and of one process."""
+    data = data_of()
+    data = replace(data, train=data.train[:, data.train[0] % 3 > 0])
+    config = config_of("mf").changed(init="pretrained", smoothing=0.75)
+    found: list[Any] = []
+    for sharded in (True, False):
+        model = prepare(data, config, progress=False).model
+        alone = rank(data, model.scorer(), "test", ks=(5, 20))
+        part = partition(data.num_users, data.num_items, group.size, group.rank)
+        if sharded:
+            take_part(model, own_pairs(data.train, part.users), part, group)
+        how: Any = {"part": part, "group": group, "sharded": sharded, "ks": (5, 20)}
+        whole = full_ranking(model, data, "test", **how)
+        mean = mean_metrics(model, data, "test", **how)
+        found.append((alone.mean(), alone.cold_users, mean, whole and (whole.mean(), whole.cold_users)))
+    return found
+
+
+def test_users_without_training_get_what_is_popular_among_all(tmp_path: Path) -> None:
+    first, other = run_ranks(of_a_model, 2, tmp_path)
+    for alone, cold, mean, whole in first:
+        assert cold > 20
+        assert mean == pytest.approx(alone, rel=1e-12)
+        assert whole == (pytest.approx(alone, rel=1e-12), cold)
+    assert [(mean, whole) for _, _, mean, whole in other] == [(mean, None) for _, _, mean, _ in first]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ..data.interactions import Interactions
-from ..evaluation.ranking import Ranking, evaluate, of_lists, rank_items
+from ..evaluation.ordering import HiddenRows
+from ..evaluation.ranking import Ranking, of_lists, rank_items
 from ..models.base import EmbeddingModel, Model
-from ..models.scoring import Scorer, dot_scorer
+from ..models.scoring import Scorer, UserRows, dot_scorer, with_popular_fallback
+from ..serving import Renumbered
 from .group import Group
 from .input import OwnInteractions
 from .partition import Partition, Rows
+
+Split: TypeAlias = Literal["valid", "test"]
 
 
 def own_pairs(pairs: Tensor, rows: Rows) -> Tensor:
@@ -41,27 +45,20 @@ def scorer_of(model: Model, part: Partition, group: Group, *, sharded: bool) -> 
 def mean_metrics(
     model: Model,
     data: Interactions | OwnInteractions,
-    split: Literal["valid", "test"],
+    split: Split,
     part: Partition,
     group: Group,
     *,
     sharded: bool,
     ks: tuple[int, ...],
     mask_validation: bool = False,
+    name: str = "the model",
 ) -> dict[str, float]:
     """Averages over all users with held-out items, exactly those of one process but for the last bit of a sum."""
-    rows, first = part.users, part.users.start if sharded else 0
-    scorer = scorer_of(model, part, group, sharded=sharded)
-    held_out, *seen = (_shifted(own_pairs(pairs, rows), first) for pairs in _pairs(data, split, mask_validation))
-    ranking = evaluate(
-        scorer,
-        held_out,
-        num_users=len(rows) if sharded else data.num_users,
-        num_items=data.num_items,
-        seen=seen,
-        ks=ks,
-    )
-    return reduced(ranking, group)
+    how: Any = {"sharded": sharded, "mask_validation": mask_validation, "name": name}
+    ranked, held_out = _own_lists(model, data, split, part, group, max(ks), **how)
+    users = held_out[0].unique()
+    return reduced(of_lists(users, ranked, held_out, num_users=data.num_users, num_items=data.num_items, ks=ks), group)
 
 
 def reduced(ranking: Ranking, group: Group) -> dict[str, float]:
@@ -77,7 +74,7 @@ def reduced(ranking: Ranking, group: Group) -> dict[str, float]:
 def full_ranking(
     model: Model,
     data: Interactions,
-    split: Literal["valid", "test"],
+    split: Split,
     part: Partition,
     group: Group,
     *,
@@ -87,18 +84,8 @@ def full_ranking(
     name: str = "the model",
 ) -> Ranking | None:
     """The ranking of all users as one process makes it, on rank 0, where the lists of all are; ``None`` elsewhere."""
-    rows, first = part.users, part.users.start if sharded else 0
-    scorer = scorer_of(model, part, group, sharded=sharded)
-    held_out, *seen = (_shifted(own_pairs(pairs, rows), first) for pairs in _pairs(data, split, mask_validation))
-    ranked, _ = rank_items(
-        scorer,
-        held_out[0].unique(),
-        max(ks),
-        num_users=len(rows) if sharded else data.num_users,
-        num_items=data.num_items,
-        seen=seen,
-        name=name,
-    )
+    how: Any = {"sharded": sharded, "mask_validation": mask_validation, "name": name}
+    ranked, _ = _own_lists(model, data, split, part, group, max(ks), **how)
     sizes = group.all_counts(ranked.size(0))
     give = [0] * group.size
     give[0] = ranked.size(0)
@@ -118,13 +105,35 @@ def full_ranking(
     )
 
 
-def _pairs(
-    data: Interactions | OwnInteractions, split: Literal["valid", "test"], mask_validation: bool
-) -> list[Tensor]:
-    """What is held out, and what is left out of the ranking."""
-    seen = [data.train] if split == "valid" or not mask_validation else [data.train, data.valid]
-    return [getattr(data, split), *seen]
-
-
-def _shifted(pairs: Tensor, first: int) -> Tensor:
-    return torch.stack([pairs[0] - first, pairs[1]])
+def _own_lists(
+    model: Model,
+    data: Interactions | OwnInteractions,
+    split: Split,
+    part: Partition,
+    group: Group,
+    k: int,
+    *,
+    sharded: bool,
+    mask_validation: bool,
+    name: str,
+) -> tuple[Tensor, Tensor]:
+    """The lists ``[n, k]`` of this rank's users with held-out items, and the held-out pairs ``[2, E]`` of these."""
+    rows, first = part.users, part.users.start if sharded else 0
+    hidden = [data.train] if split == "valid" or not mask_validation else [data.train, data.valid]
+    held_out, *seen = (own_pairs(pairs, rows) for pairs in (getattr(data, split), *hidden))
+    num_users = len(rows) if sharded else data.num_users
+    shift = torch.tensor([[first], [0]], device=held_out.device)
+    seen = [pairs - shift for pairs in seen]
+    # What is popular is so among the users of all ranks.
+    counts = group.sum_(torch.bincount(seen[0][1], minlength=data.num_items), "evaluation")
+    degree = torch.bincount(seen[0][0], minlength=num_users)
+    scorer = with_popular_fallback(scorer_of(model, part, group, sharded=sharded), degree, counts)
+    seen_rows = UserRows(torch.cat(seen, dim=1), num_users, data.num_items)
+    known: HiddenRows = seen_rows
+    if sharded:  # equal scores are shuffled by the user's row among all
+        own = torch.arange(len(rows), device=held_out.device)
+        view = Renumbered(own + first, own)
+        scorer, known = view.scorer(scorer), view.hidden(seen_rows)
+    sizes = {"num_users": data.num_users, "num_items": data.num_items}
+    ranked, _ = rank_items(scorer, held_out[0].unique(), k, **sizes, seen=known, name=name)
+    return ranked, held_out
