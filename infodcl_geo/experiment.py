@@ -18,9 +18,8 @@ from .configuration import Config, configure
 from .data.interactions import Interactions
 from .environment import device_of
 from .errors import OptionError, TrainingError
-from .evaluation.groups import by_item_degree, by_user_degree
 from .models import RECIPES, EmbeddingModel, Inputs, Model, Recipe
-from .outcome import Run, check_item_term, with_item_term
+from .outcome import Run, check_item_term, with_item_term, with_test
 from .pretraining import best_num_layers, pretrain
 from .training.callbacks import Callback
 from .training.loop import rank, train
@@ -214,14 +213,4 @@ def score(
     ranking = rank(
         data, run.scorer, "test", ks=ks, mask_validation=mask_validation, device=target, name=run.config.name
     )
-    user_degree, item_degree = (
-        torch.bincount(pairs, minlength=size)
-        for pairs, size in zip(data.train, (data.num_users, data.num_items), strict=True)
-    )
-    return replace(
-        run,
-        test=ranking.mean(),
-        ranking=ranking,
-        test_by_user_degree=by_user_degree(ranking, user_degree),
-        test_by_item_degree=by_item_degree(ranking, item_degree),
-    )
+    return with_test(run, data, ranking)

@@ -16,6 +16,7 @@ from .data.interactions import Interactions
 from .data.options import DataOptions
 from .environment import versions
 from .errors import OptionError
+from .evaluation.groups import by_item_degree, by_user_degree
 from .evaluation.ranking import Ranking
 from .models import Model
 from .models.item_term import ItemTerm
@@ -95,6 +96,21 @@ class Run:
             "versions": versions(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+
+
+def with_test(run: Run, data: Interactions, ranking: Ranking) -> Run:
+    """The run with the metrics of the test split that ``ranking`` has."""
+    user_degree, item_degree = (
+        torch.bincount(pairs, minlength=size)
+        for pairs, size in zip(data.train, (data.num_users, data.num_items), strict=True)
+    )
+    return replace(
+        run,
+        test=ranking.mean(),
+        ranking=ranking,
+        test_by_user_degree=by_user_degree(ranking, user_degree),
+        test_by_item_degree=by_item_degree(ranking, item_degree),
+    )
 
 
 def check_item_term(config: Config, data: Interactions) -> None:

@@ -13,6 +13,8 @@ from types import ModuleType
 import pytest
 import torch
 
+ROOT = Path(__file__).resolve().parents[1]
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # In the background of a shell Ctrl-C is ignored, and every process that a test starts would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -33,36 +35,32 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
+def module_at(path: Path) -> ModuleType:
+    """A file that is in no package, imported by its path."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope="session")
 def script() -> Callable[[str], ModuleType]:
     """Imports a benchmark script by its name."""
+    return lambda name: module_at(ROOT / "benchmarks" / f"{name}.py")
 
-    def load(name: str) -> ModuleType:
-        path = Path(__file__).resolve().parents[1] / "benchmarks" / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
 
-    return load
+@pytest.fixture(scope="session")
+def example() -> Callable[[str], ModuleType]:
+    """Imports an example by its name."""
+    return lambda name: module_at(ROOT / "examples" / f"{name}.py")
 
 
 @pytest.fixture(scope="session")
 def doc_script() -> Callable[[str], ModuleType]:
     """Imports a script or an extension of the documentation by its path below ``docs``, without the ending."""
-
-    def load(name: str) -> ModuleType:
-        docs = Path(__file__).resolve().parents[1] / "docs"
-        path = docs / f"{name}.py"
-        if str(docs / "_ext") not in sys.path:  # they import each other
-            sys.path.insert(0, str(docs / "_ext"))
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
+    docs = ROOT / "docs"
+    if str(docs / "_ext") not in sys.path:  # they import each other
+        sys.path.insert(0, str(docs / "_ext"))
+    return lambda name: module_at(docs / f"{name}.py")

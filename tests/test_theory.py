@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
 pytest.importorskip("matplotlib", reason="the extra plot is not installed")
-
-
-@pytest.fixture(scope="module")
-def example() -> Callable[[str], ModuleType]:
-    def load(name: str) -> ModuleType:
-        path = Path(__file__).resolve().parents[1] / "examples" / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
 
 
 def test_a_round_with_a_constant_predictor_is_the_theorem(example: Callable[[str], ModuleType]) -> None:

@@ -76,7 +76,9 @@ def _run(command: str, words: list[str]) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _set_threads(words)
-        if command != "train" and os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+        from ..environment import is_one_of_several
+
+        if command != "train" and is_one_of_several():
             from ..errors import OptionError
 
             raise OptionError(f"{command} is for one process; of several, torchrun starts train alone")

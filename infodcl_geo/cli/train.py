@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jsonargparse import Namespace
 
 from ..configuration import Config
+from ..environment import is_one_of_several
 from ..errors import OptionError
 from ..files import make_folder, write_atomically
 from ..models import RECIPES, Recipe
@@ -130,12 +131,11 @@ def main(argv: Sequence[str]) -> int:
 
     options, config = parsed(argv)
     data_options = parsing.data_of(options)
-    several = os.environ.get("WORLD_SIZE", "1") not in ("", "1")
     if options.print_config:
         print(yaml.safe_dump(parsing.configuration(data_options, config), sort_keys=False), end="")
         return 0
     ks = parsing.whole_numbers("ks", options.ks)
-    if several:
+    if is_one_of_several():
         from ..distributed.command import together
 
         return together(lambda group: _several(options, config, data_options, ks, group), options.device)
@@ -165,16 +165,8 @@ def main(argv: Sequence[str]) -> int:
         raise TrainingError(f"{error}; the model of epoch {epoch}, the best before, is saved in {out.path}") from error
     if not outcome.result.interrupted:
         outcome = score(data, outcome, ks=ks, mask_validation=options.mask_validation, device=options.device)
-    # What took long is kept before anything can go wrong with showing it.
-    saved = out is not None and out.save(outcome, data, data_options)
-    _show(outcome, data, ks)
-    if out is not None and saved:
-        print(f"saved in {out.path}")
-    if outcome.result.interrupted:
-        hint = f"; --resume --out {out.path} goes on" if out is not None else "; nothing is kept without --out"
-        print(f"infodcl-geo: {outcome.result.ended}{hint}", file=sys.stderr)
-        return 130
-    return 0
+    _keep(outcome, data, data_options, ks, out)
+    return 130 if outcome.result.interrupted else 0
 
 
 def _several(options: Namespace, config: Config, data_options: DataOptions, ks: tuple[int, ...], group: Group) -> int:
@@ -212,15 +204,20 @@ def _several(options: Namespace, config: Config, data_options: DataOptions, ks: 
     )
     whole = collected(data, group) if isinstance(data, OwnInteractions) else data
     if whole is not None and group.first:
-        data = whole
-        saved = out is not None and out.save(outcome, data, data_options)
-        _show(outcome, data, ks)
-        if out is not None and saved:
-            print(f"saved in {out.path}")
-        if outcome.result.interrupted:
-            hint = f"; --resume --out {out.path} goes on" if out is not None else "; nothing is kept without --out"
-            print(f"infodcl-geo: {outcome.result.ended}{hint}", file=sys.stderr)
+        _keep(outcome, whole, data_options, ks, out)
     return 130 if outcome.result.interrupted else 0
+
+
+def _keep(outcome: Run, data: Interactions, data_options: DataOptions, ks: Sequence[int], out: _Folder | None) -> None:
+    """Save a run, show it, and say how to go on with one that was interrupted."""
+    # What took long is kept before anything can go wrong with showing it.
+    saved = out is not None and out.save(outcome, data, data_options)
+    _show(outcome, data, ks)
+    if out is not None and saved:
+        print(f"saved in {out.path}")
+    if outcome.result.interrupted:
+        hint = f"; --resume --out {out.path} goes on" if out is not None else "; nothing is kept without --out"
+        print(f"infodcl-geo: {outcome.result.ended}{hint}", file=sys.stderr)
 
 
 def _show(outcome: Run, data: Interactions, ks: Sequence[int]) -> None:

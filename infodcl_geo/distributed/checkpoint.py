@@ -14,7 +14,6 @@ import shutil
 import time
 import warnings
 import zlib
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +26,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from ..errors import CheckpointError, FileError
 from ..files import locked, make_folder, shown, write_atomically
-from ..training.callbacks import Callback
-from ..training.checkpoint import CheckpointWarning, check_same_run, run_of
+from ..training.checkpoint import Checkpoint, CheckpointWarning, check_same_run, run_of
 from ..training.optim import LazyAdam
 from ..training.options import CheckpointOptions
 from ..training.state import EpochProgress, TrainState
@@ -58,8 +56,8 @@ def remove_checkpoints(folder: str | Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-class ShardedCheckpoint(Callback):
-    """Writes checkpoints of all ranks; rank 0 says when by its clock.
+class ShardedCheckpoint(Checkpoint):
+    """Writes checkpoints of all ranks; rank 0 says when by its clock, and locks the folder.
 
     Args:
         options: see :class:`~infodcl_geo.training.options.CheckpointOptions`; the folder is seen by all ranks.
@@ -67,16 +65,8 @@ class ShardedCheckpoint(Callback):
     """
 
     def __init__(self, options: CheckpointOptions, workers: Workers) -> None:
-        self.options, self.workers, self.group = options, workers, workers.group
-        self.folder = Path(options.folder)
-        self._held = ExitStack()
-        self._written = time.monotonic()
-        self._place = (-1, -1)
-
-    def is_due(self) -> bool:
-        """By the clock of this rank."""
-        minutes = self.options.every_minutes
-        return minutes is not None and time.monotonic() - self._written >= 60 * minutes
+        super().__init__(options)
+        self.workers, self.group = workers, workers.group
 
     def on_start(self, state: TrainState) -> None:
         if self.group.first:
@@ -86,17 +76,12 @@ class ShardedCheckpoint(Callback):
                 shutil.rmtree(path, ignore_errors=True)
         self.group.barrier()
         if self.workers.resumed:  # what was gone on from stays until there is a newer one
-            self._place = _place_of(state)
+            self._place = state.place
         self._write(state)
 
     def on_step(self, state: TrainState) -> None:
         if self.workers.due:
             self.workers.due = False
-            self._write(state)
-
-    def on_epoch(self, state: TrainState) -> None:
-        self.on_step(state)
-        if self.options.every_epochs is not None and state.epoch % self.options.every_epochs == 0:
             self._write(state)
 
     def on_end(self, state: TrainState) -> None:
@@ -106,7 +91,7 @@ class ShardedCheckpoint(Callback):
                 self._write(state)
 
     def _write(self, state: TrainState) -> None:
-        place = _place_of(state)
+        place = state.place
         if place != self._place:
             state.verify()
             self._place = place
@@ -119,11 +104,6 @@ class ShardedCheckpoint(Callback):
                     for old in checkpoints(self.folder)[self.options.keep :]:
                         shutil.rmtree(old, ignore_errors=True)
         self._written = time.monotonic()
-
-
-def _place_of(state: TrainState) -> tuple[int, int]:
-    """Epochs and steps behind a run."""
-    return state.epoch, 0 if state.progress is None else state.progress.step
 
 
 def save_checkpoint(path: Path, state: TrainState, workers: Workers) -> None:

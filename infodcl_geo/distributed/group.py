@@ -33,11 +33,6 @@ class LostRank(DistributedError):
     """Another rank is lost or has failed: what it was doing is in its own message, or in this one."""
 
 
-def several_processes() -> bool:
-    """Whether this process was started as one of several, by ``torchrun`` or the same variables."""
-    return os.environ.get("WORLD_SIZE", "1") not in ("", "1") and "RANK" in os.environ
-
-
 def timeout_seconds() -> float:
     """The time-out of everything that waits for another process.
 

@@ -39,6 +39,27 @@ class _Ranks(OneRank):
     def gathered(self, ids: Tensor, share: float) -> Tensor:
         return self.group.gather(ids if share else ids[:0], "ids")[0]
 
+    def contrast(
+        self,
+        anchors: Tensor,
+        candidates: Tensor,
+        positives: Tensor,
+        temperature: float,
+        *,
+        own: Tensor | None = None,
+        log_q: Tensor | None = None,
+        reduction: Reduction = "mean",
+    ) -> Tensor:
+        assert own is not None
+        losses = self.losses(anchors, candidates, own, temperature, log_q)
+        return losses if reduction == "none" else losses.mean()
+
+    def losses(
+        self, anchors: Tensor, candidates: Tensor, own: Tensor, temperature: float, log_q: Tensor | None
+    ) -> Tensor:
+        """InfoNCE ``[A]`` of the anchors, whose positives are ``own`` ``[A, d]``; otherwise as :meth:`contrast`."""
+        raise NotImplementedError
+
 
 class ShardedRanks(_Ranks):
     """Each process has its own rows of users and items."""
@@ -72,20 +93,10 @@ class ShardedRanks(_Ranks):
         anchors, candidates = F.embedding(chosen, one), F.embedding(chosen, other)
         return sharded_infonce(anchors, candidates, candidates, temperature, self.group).sum() / max(count, 1)
 
-    def contrast(
-        self,
-        anchors: Tensor,
-        candidates: Tensor,
-        positives: Tensor,
-        temperature: float,
-        *,
-        own: Tensor | None = None,
-        log_q: Tensor | None = None,
-        reduction: Reduction = "mean",
+    def losses(
+        self, anchors: Tensor, candidates: Tensor, own: Tensor, temperature: float, log_q: Tensor | None
     ) -> Tensor:
-        assert own is not None
-        losses = sharded_infonce(anchors, candidates, own, temperature, self.group, log_q=log_q)
-        return losses if reduction == "none" else losses.mean()
+        return sharded_infonce(anchors, candidates, own, temperature, self.group, log_q=log_q)
 
 
 class WholeRanks(_Ranks):
@@ -100,18 +111,8 @@ class WholeRanks(_Ranks):
         x, y = F.embedding(anchors, one), F.embedding(everyone, other)
         return infonce(x, y, positives, temperature, reduction="sum") / max(1, everyone.numel())
 
-    def contrast(
-        self,
-        anchors: Tensor,
-        candidates: Tensor,
-        positives: Tensor,
-        temperature: float,
-        *,
-        own: Tensor | None = None,
-        log_q: Tensor | None = None,
-        reduction: Reduction = "mean",
+    def losses(
+        self, anchors: Tensor, candidates: Tensor, own: Tensor, temperature: float, log_q: Tensor | None
     ) -> Tensor:
-        assert own is not None
         similarity = (F.normalize(anchors, eps=1e-12) * F.normalize(own, eps=1e-12)).sum(-1)
-        losses = logsumexp_similarity(anchors, candidates, temperature, log_q=log_q) - similarity / temperature
-        return losses if reduction == "none" else losses.mean()
+        return logsumexp_similarity(anchors, candidates, temperature, log_q=log_q) - similarity / temperature

@@ -15,12 +15,10 @@ from ..configuration import Config
 from ..data.interactions import Interactions
 from ..environment import versions
 from ..errors import OptionError
-from ..evaluation.groups import by_item_degree, by_user_degree
-from ..evaluation.ranking import Ranking
 from ..experiment import prepare
 from ..models.base import EmbeddingModel, Fitted, Model
 from ..models.scoring import dot_scorer
-from ..outcome import Run, check_item_term
+from ..outcome import Run, check_item_term, with_test
 from ..training.callbacks import Callback
 from ..training.loop import train
 from ..training.options import CheckpointOptions
@@ -114,10 +112,12 @@ def run_several(
     outcome = Run(config, model, dot_scorer(*_nothing()), result, preparation_seconds=seconds, channels=channels)
     if not result.interrupted:
         how: Any = {"part": part, "group": group, "sharded": sharded, "ks": ks, "mask_validation": mask_validation}
+        how["name"] = config.name
         if isinstance(data, OwnInteractions):
             outcome = replace(outcome, test=mean_metrics(model, data, "test", **how) if data.totals[2] else {})
         else:
-            outcome = _scored(outcome, data, full_ranking(model, data, "test", **how, name=config.name))
+            ranking = full_ranking(model, data, "test", **how)
+            outcome = outcome if ranking is None else with_test(outcome, data, ranking)
     model = gathered(model, part, group) if sharded else model
     return replace(outcome, model=model, scorer=model.scorer())
 
@@ -135,19 +135,3 @@ def gathered(model: Model, part: Partition, group: Group) -> Model:
 
 def _nothing() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.empty(0, 1), torch.empty(0, 1)
-
-
-def _scored(outcome: Run, data: Interactions, ranking: Ranking | None) -> Run:
-    if ranking is None:
-        return outcome
-    user_degree, item_degree = (
-        torch.bincount(pairs, minlength=size)
-        for pairs, size in zip(data.train, (data.num_users, data.num_items), strict=True)
-    )
-    return replace(
-        outcome,
-        test=ranking.mean(),
-        ranking=ranking,
-        test_by_user_degree=by_user_degree(ranking, user_degree),
-        test_by_item_degree=by_item_degree(ranking, item_degree),
-    )

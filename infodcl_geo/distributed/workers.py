@@ -189,7 +189,8 @@ class Workers(OneProcess):
         return bool(data.totals[1] if isinstance(data, OwnInteractions) else data.valid.size(1))
 
     def validate(self, state: TrainState, data: Interactions, ks: tuple[int, ...]) -> dict[str, float]:
-        return mean_metrics(state.model, data, "valid", self.part, self.group, sharded=self.sharded, ks=ks)
+        how: Any = {"sharded": self.sharded, "ks": ks, "name": state.name}
+        return mean_metrics(state.model, data, "valid", self.part, self.group, **how)
 
     def checkpoint(self, options: CheckpointOptions) -> Callback:
         from .checkpoint import ShardedCheckpoint

@@ -63,9 +63,13 @@ class Checkpoint(Callback):
         prune_temporaries(self.folder)
         self._write(state)
 
-    def on_step(self, state: TrainState) -> None:
+    def is_due(self) -> bool:
+        """Whether it is time for one, by this process's clock."""
         minutes = self.options.every_minutes
-        if minutes is not None and time.monotonic() - self._written >= 60 * minutes:
+        return minutes is not None and time.monotonic() - self._written >= 60 * minutes
+
+    def on_step(self, state: TrainState) -> None:
+        if self.is_due():
             self._try(state)
 
     def on_epoch(self, state: TrainState) -> None:
@@ -88,7 +92,7 @@ class Checkpoint(Callback):
             warnings.warn(f"{error}; the checkpoint before stays", CheckpointWarning, stacklevel=2)
 
     def _write(self, state: TrainState) -> None:
-        place = (state.epoch, 0 if state.progress is None else state.progress.step)
+        place = state.place
         if place != self._place:
             state.verify()
             path = self.folder / f"checkpoint-{place[0]:06}-{place[1]:08}.safetensors"

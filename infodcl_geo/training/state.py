@@ -109,6 +109,11 @@ class TrainState:
         """Whether the last epoch was."""
         return bool(self.history) and self.options.monitor in self.history[-1]
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """Whole epochs, and steps of the next one, that lie behind."""
+        return self.epoch, 0 if self.progress is None else self.progress.step
+
     def stop(self, reason: str) -> None:
         """End training after this step (or this hook); the first reason counts."""
         self.stopped = self.stopped or reason
