@@ -108,7 +108,8 @@ class _SpMM(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, graph: Graph) -> Tensor:
         ctx.graph = graph
-        return _product(graph.matrix, x)
+        # Of what needs a gradient PyTorch would keep what its own backward pass wants.
+        return _product(graph.matrix, x.detach())
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +53,22 @@ def embedding_penalty(*embeddings: Tensor) -> Tensor:
     Args:
         embeddings: tensors ``[B, d]``, for BPR those of users, positives and negatives.
     """
-    total = embeddings[0].square().sum(-1).mean()
+    total: Tensor = _MeanSquaredNorm.apply(embeddings[0])
     for block in embeddings[1:]:
-        total = total + block.square().sum(-1).mean()
+        total = total + _MeanSquaredNorm.apply(block)
     return total
+
+
+class _MeanSquaredNorm(torch.autograd.Function):
+    """The mean of the rows' squared norms. Its gradient is one product where that of the operations takes five."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.square().sum(-1).mean()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        # Twice a number is exact: the bits are those of the operations.
+        return x * (grads[0] / x.shape[:-1].numel() * 2)

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 
 from ..data.interactions import Interactions
+from ..environment import keep_freed_memory
 from ..errors import OptionError, TrainingError
 from ..evaluation.ranking import Ranking, evaluate
 from ..models.base import BprRows, Model
@@ -186,6 +187,7 @@ def train(
         CheckpointError: if there is no whole checkpoint to go on from, or it is another run's.
         FileError: if the folder of checkpoints cannot be written or another process uses it.
     """
+    keep_freed_memory()
     sampler, optimizer = processes.set_up(model, data, options)
     called = name or type(model).__name__
     state = TrainState(called, model, optimizer, sampler, options, FiniteWatch(model), identity)
