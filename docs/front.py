@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -102,63 +103,67 @@ def with_tables(text: str, tables: dict[str, str]) -> str:
     return text
 
 
-def picture(path: Path) -> None:
-    """Recall@20 on Amazon-Office by start, and the time of an epoch."""
-    import matplotlib as mpl
+RANDOM_COLOR, START_COLOR, LINE_COLOR = "#9aa5b1", "#1f6f8b", "#c0392b"
+MODELS = {"mf": "MF", "lightgcn": "LightGCN", "sgl": "SGL", "simgcl": "SimGCL", "xsimgcl": "XSimGCL"}
 
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
 
-    names = {"mf": "MF", "lightgcn": "LightGCN", "sgl": "SGL", "simgcl": "SimGCL", "xsimgcl": "XSimGCL"}
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3), width_ratios=[1.7, 1])
-    random, start = "#9aa5b1", "#1f6f8b"
-    for place, model in enumerate(names):
-        for shift, file, color in ((-0.2, "runs.csv", random), (0.2, "runs_from_vectors.csv", start)):
+def draw_quality(axes: Any) -> None:
+    """Recall@20 on Amazon-Office by start."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Rectangle
+
+    for place, model in enumerate(MODELS):
+        for shift, file, color in ((-0.2, "runs.csv", RANDOM_COLOR), (0.2, "runs_from_vectors.csv", START_COLOR)):
             runs = runs_of("office", model, file)
-            mean = sum(float(run["test recall@20"]) for run in runs) / len(runs)
-            left.bar(place + shift, mean, 0.38, color=color)
+            axes.bar(place + shift, sum(float(run["test recall@20"]) for run in runs) / len(runs), 0.38, color=color)
     runs = runs_of("office", "infodcl", "runs.csv")
-    left.bar(len(names), sum(float(run["test recall@20"]) for run in runs) / len(runs), 0.38, color=start)
+    mean = sum(float(run["test recall@20"]) for run in runs) / len(runs)
+    axes.bar(len(MODELS), mean, 0.38, color=START_COLOR)
     vectors = float(runs_of("office", "svd", "runs.csv")[0]["test recall@20"])
-    left.axhline(vectors, color="#c0392b", lw=1.2, ls="--")
-    left.set_xticks(range(len(names) + 1), [*names.values(), "InfoDCL"])
-    left.set(ylim=(0.12, 0.146), title="Amazon-Office, test Recall@20 (axis from 0.12)")
+    axes.axhline(vectors, color=LINE_COLOR, lw=1.2, ls="--")
+    axes.set_xticks(range(len(MODELS) + 1), [*MODELS.values(), "InfoDCL"])
+    axes.set(ylim=(0.12, 0.146), title="Amazon-Office, test Recall@20 (axis from 0.12)")
     handles = [
-        plt.Rectangle((0, 0), 1, 1, color=random),
-        plt.Rectangle((0, 0), 1, 1, color=start),
-        plt.Line2D([], [], color="#c0392b", ls="--"),
+        Rectangle((0, 0), 1, 1, color=RANDOM_COLOR),
+        Rectangle((0, 0), 1, 1, color=START_COLOR),
+        Line2D([], [], color=LINE_COLOR, ls="--"),
     ]
-    left.legend(
-        handles,
-        ["from random embeddings", "from pretrained vectors", "the vectors alone"],
-        frameon=False,
-        ncols=3,
-        fontsize=8,
-        loc="upper left",
-        columnspacing=1,
-    )
+    labels = ["from random embeddings", "from pretrained vectors", "the vectors alone"]
+    axes.legend(handles, labels, frameon=False, ncols=3, fontsize=8, loc="upper left", columnspacing=1)
+
+
+def draw_speed(axes: Any) -> None:
+    """The time of an epoch beside that of PyG's LightGCN."""
     timed = {
         row["model"]: float(row["ratio_to_pyg_lightgcn"])
         for row in read_rows(RESULTS / "epoch_time_electronics" / "epochs.csv")
     }
     for place, model in enumerate(reversed(TIMED)):
-        right.barh(place, timed[model], color=start if model == "infodcl" else random)
-        right.text(timed[model] + 0.02, place, f"{timed[model]:.2f}", va="center", fontsize=9)
-    right.set_yticks(
-        range(len(TIMED)),
-        [
-            label.replace("PyTorch Geometric", "PyG").replace("matrix factorisation (MF)", "MF")
-            for label in reversed(TIMED.values())
-        ],
-    )
-    right.set(xlim=(0, 1.8), title="Time of an epoch, PyG's LightGCN = 1")
-    for axes in (left, right):
+        axes.barh(place, timed[model], color=START_COLOR if model == "infodcl" else RANDOM_COLOR)
+        axes.text(timed[model] + 0.02, place, f"{timed[model]:.2f}", va="center", fontsize=9)
+    short = {"PyTorch Geometric's LightGCN": "PyG's LightGCN", "matrix factorisation (MF)": "MF"}
+    axes.set_yticks(range(len(TIMED)), [short.get(label, label) for label in reversed(TIMED.values())])
+    axes.set(xlim=(0, 1.2 * max(timed[model] for model in TIMED)), title="Time of an epoch, PyG's LightGCN = 1")
+
+
+def pictures(folder: Path) -> None:
+    """Both side by side for the README, and each alone for the site, where a phone shows one below the other."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    both, (left, right) = plt.subplots(1, 2, figsize=(10, 3), width_ratios=[1.7, 1])
+    quality, first = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    speed, second = plt.subplots(figsize=(4.5, 2.4), layout="constrained")
+    for axes, draw in ((left, draw_quality), (right, draw_speed), (first, draw_quality), (second, draw_speed)):
+        draw(axes)
         axes.spines[["top", "right"]].set_visible(False)
         axes.title.set_fontsize(10)
-    left.tick_params(labelsize=9)
-    right.tick_params(labelsize=9)
-    figure.subplots_adjust(left=0.05, right=0.985, bottom=0.1, top=0.9, wspace=0.42)
-    figure.savefig(path, dpi=110)
+        axes.tick_params(labelsize=9)
+    both.subplots_adjust(left=0.05, right=0.985, bottom=0.1, top=0.9, wspace=0.42)
+    for name, figure in (("front", both), ("quality", quality), ("speed", speed)):
+        figure.savefig(folder / f"{name}.png", dpi=110)
 
 
 if __name__ == "__main__":
@@ -166,4 +171,4 @@ if __name__ == "__main__":
     path.write_text(readme(path.read_text("utf-8")), encoding="utf-8")
     page = ROOT / "docs" / "systems.md"
     page.write_text(systems_page(page.read_text("utf-8")), encoding="utf-8")
-    picture(ROOT / "docs" / "images" / "front.png")
+    pictures(ROOT / "docs" / "images")
