@@ -124,7 +124,7 @@ def figure5(trainings: Trainings, most: int = 1500) -> Rows:
     try:
         from sklearn.manifold import TSNE
     except ImportError:
-        raise OptionError("the map of items needs scikit-learn: pip install scikit-learn") from None
+        raise OptionError("the map of items needs scikit-learn: pip install 'infodcl-geo[papers]'") from None
     rows = []
     for name, config in (("informative noise", authors()), ("Gaussian noise", authors(psnet=False))):
         table = trainings.fit(config).model.item_embedding.weight.detach()  # type: ignore[union-attr, operator]
