@@ -150,8 +150,9 @@ def test_differences_that_are_spoken_of_are_those_of_committed_rows(
 
 def call(modules: dict[str, ModuleType], root: Path, out: Path, *words: str) -> list[str]:
     said: list[str] = []
-    words = (*words, "--root", str(root), "--out", str(out), "--runs", str(out / "runs"), "--epochs", "1")
-    assert modules["papers"].main([*words, "--eval_every", "1"], said.append) == 0
+    given = ("--root", str(root), "--out", str(out), "--runs", str(out / "runs"), "--epochs", "1", "--eval_every", "1")
+    options = next((place for place, word in enumerate(words) if word.startswith("--")), len(words))
+    assert modules["papers"].main([*words[:options], *given, *words[options:]], said.append) == 0
     return said
 
 
@@ -183,8 +184,11 @@ def test_a_table_is_made_once_by_both_protocols(modules: dict[str, ModuleType], 
 
 
 def test_figures_are_made(modules: dict[str, ModuleType], root: Path, tmp_path: Path) -> None:
-    names = ["figure4", "figure6", "figure7", "simdiff-figure5"]
-    call(modules, root, tmp_path, *names)
+    names = ["figure4", "figure6", "figure7", "simdiff-figure3", "simdiff-figure5", "simdiff-figure6"]
+    call(modules, root, tmp_path, *names, "--epochs", "2")
+    changes = rows_of(tmp_path / "data" / "simdiff-figure3-office.csv")
+    assert {row["line"] for row in changes} == {"SimDiff", "diffrec", "ddrm"}
+    assert all(float(row["y"]) > 0 for row in changes)
     for name in ("infodcl-figure4", "infodcl-figure6", "infodcl-figure7"):
         rows = rows_of(tmp_path / "data" / f"{name}-office.csv")
         assert all(np.isfinite(float(row["y"])) for row in rows)
