@@ -124,7 +124,7 @@ def figure5(trainings: Trainings, most: int = 1500) -> Rows:
     try:
         from sklearn.manifold import TSNE
     except ImportError:
-        raise OptionError("the map of items needs scikit-learn: pip install scikit-learn") from None
+        raise OptionError("the map of items needs scikit-learn: pip install 'infodcl-geo[papers]'") from None
     rows = []
     for name, config in (("informative noise", authors()), ("Gaussian noise", authors(psnet=False))):
         table = trainings.fit(config).model.item_embedding.weight.detach()  # type: ignore[union-attr, operator]
@@ -195,15 +195,15 @@ class Change(Callback):
     The mean of the paper is ruled by scores near 0, whose relative change has no bound; it is kept beside the median.
     """
 
-    def __init__(self, users: Tensor) -> None:
-        self.users, self.rows = users, []
+    def __init__(self, users: Tensor, num_items: int) -> None:
+        self.users, self.items, self.rows = users, slice(0, num_items), []
         self._before: Tensor | None = None
 
     users: Tensor
     rows: list[tuple[int, float, float]]
 
     def on_epoch(self, state: TrainState) -> None:
-        now = state.model.scorer()(self.users).detach().clone()
+        now = state.model.scorer()(self.users, self.items).detach().clone()
         if self._before is not None:
             change = (now - self._before).abs() / self._before.abs().clamp(min=1e-12)
             self.rows.append((state.epoch, float(change.mean()), float(change.median())))
@@ -215,7 +215,7 @@ def simdiff_figure3(trainings: Trainings) -> Rows:
     rows: Rows = []
     users = trainings.data.train[0].unique()[:100]
     for name, config in (("SimDiff", simdiff(trainings.side)), *((n, from_random(n)) for n in ("diffrec", "ddrm"))):
-        watch = Change(users)
+        watch = Change(users, trainings.data.num_items)
         trainings.fit(config, watch)
         for epoch, mean, median in watch.rows:
             rows.append({"line": name, "x": epoch, "y": median, "mean": mean})

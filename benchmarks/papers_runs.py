@@ -164,11 +164,14 @@ def kept(file: str, where: Mapping[str, str], metric: str) -> dict[str, float]:
     Args:
         file: its CSV below ``benchmarks``.
         where: columns that name the rows.
-        metric: such as ``recall@20``.
+        metric: such as ``recall@20``, or the whole name of a column.
     """
     with (Path(__file__).parent / file).open(newline="", encoding="utf-8") as stream:
         rows = [row for row in csv.DictReader(stream) if all(row.get(name) == value for name, value in where.items())]
-    found = [(f"{row.get('seed', 0)}.{number}", row.get(f"test {metric}")) for number, row in enumerate(rows)]
+    found = [
+        (f"{row.get('seed', 0)}.{number}", row.get(f"test {metric}") or row.get(metric))
+        for number, row in enumerate(rows)
+    ]
     several = len({key.partition(".")[0] for key, _ in found}) < len(found)
     return {key if several else key.partition(".")[0]: float(value) for key, value in found if value}
 

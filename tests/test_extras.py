@@ -18,6 +18,7 @@ MODULES = {
     "numba": ("numba",),
     "parquet": ("pyarrow",),
     "plot": ("matplotlib",),
+    "papers": ("sklearn",),
     "tune": ("optuna",),
     "tensorboard": ("tensorboard",),
     "wandb": ("wandb",),

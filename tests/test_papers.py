@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,15 @@ def modules() -> Iterator[dict[str, ModuleType]]:
     import importlib
 
     sys.path.insert(0, str(ROOT / "benchmarks"))
-    names = ("papers_plan", "papers_runs", "papers_analyses", "papers_drawing", "papers_page", "papers")
+    names = (
+        "papers_plan",
+        "papers_runs",
+        "papers_analyses",
+        "papers_drawing",
+        "papers_page",
+        "papers",
+        "papers_differences",
+    )
     try:
         yield {name: importlib.import_module(name) for name in names}
     finally:
@@ -119,10 +128,31 @@ def test_measures_of_the_figures(modules: dict[str, ModuleType]) -> None:
     assert analyses.spread(tight)["uniformity"] > analyses.spread(even)["uniformity"]
 
 
+def test_differences_that_are_spoken_of_are_those_of_committed_rows(
+    modules: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    """The file is what the script makes of the studies, and each interval of the page is in it or in a table's."""
+    modules["papers_differences"].main(tmp_path)
+    folder = ROOT / "docs" / "papers"
+    made = rows_of(tmp_path / "data" / "differences.csv")
+    assert made == rows_of(folder / "data" / "differences.csv")
+    known = {tuple(f"{float(row[name]):+.4f}" for name in ("mean", "low", "high")) for row in made}
+    for path in (folder / "data").glob("*-table*.csv"):
+        for row in rows_of(path):
+            values = [row.get(name) or "nan" for name in ("minus reference", "difference low", "difference high")]
+            known.add(tuple(f"{float(value):+.4f}" for value in values))
+    number = r"([+-]\d\.\d{4})"
+    text = (folder / "held.md").read_text(encoding="utf-8").replace("\N{MINUS SIGN}", "-")
+    said = re.findall(rf"{number} \[{number}, {number}\]", text)
+    assert len(said) >= 20
+    assert [triple for triple in said if triple not in known] == []
+
+
 def call(modules: dict[str, ModuleType], root: Path, out: Path, *words: str) -> list[str]:
     said: list[str] = []
-    words = (*words, "--root", str(root), "--out", str(out), "--runs", str(out / "runs"), "--epochs", "1")
-    assert modules["papers"].main([*words, "--eval_every", "1"], said.append) == 0
+    given = ("--root", str(root), "--out", str(out), "--runs", str(out / "runs"), "--epochs", "1", "--eval_every", "1")
+    options = next((place for place, word in enumerate(words) if word.startswith("--")), len(words))
+    assert modules["papers"].main([*words[:options], *given, *words[options:]], said.append) == 0
     return said
 
 
@@ -154,14 +184,34 @@ def test_a_table_is_made_once_by_both_protocols(modules: dict[str, ModuleType], 
 
 
 def test_figures_are_made(modules: dict[str, ModuleType], root: Path, tmp_path: Path) -> None:
-    names = ["figure4", "figure6", "figure7", "simdiff-figure5"]
-    call(modules, root, tmp_path, *names)
+    names = ["figure4", "figure6", "figure7", "simdiff-figure3", "simdiff-figure5", "simdiff-figure6"]
+    call(modules, root, tmp_path, *names, "--epochs", "2")
+    changes = rows_of(tmp_path / "data" / "simdiff-figure3-office.csv")
+    assert {row["line"] for row in changes} == {"SimDiff", "diffrec", "ddrm"}
+    assert all(float(row["y"]) > 0 for row in changes)
     for name in ("infodcl-figure4", "infodcl-figure6", "infodcl-figure7"):
         rows = rows_of(tmp_path / "data" / f"{name}-office.csv")
         assert all(np.isfinite(float(row["y"])) for row in rows)
         assert (tmp_path / "pictures" / f"{name}-office.png").stat().st_size < 300 * 1024
     cosines = rows_of(tmp_path / "data" / "infodcl-figure7-office.csv")
     assert all(0 <= float(row["y"]) <= 1 + 1e-5 for row in cosines)
+
+
+def test_the_map_of_items_is_drawn_or_says_what_is_missing(
+    modules: dict[str, ModuleType], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as absent:
+        absent.setitem(sys.modules, "sklearn.manifold", None)
+        words = ["figure5", "--root", str(root), "--out", str(tmp_path), "--minutes", "0"]
+        error = modules["papers"].main(words)
+    assert isinstance(error, str)
+    assert "pip install 'infodcl-geo[papers]'" in error
+    pytest.importorskip("sklearn", reason="the extra papers is not installed")
+    call(modules, root, tmp_path, "figure5")
+    rows = rows_of(tmp_path / "data" / "infodcl-figure5-office.csv")
+    assert len(rows) == 2 * 40
+    assert all(np.isfinite(float(row["x"])) for row in rows)
+    assert (tmp_path / "pictures" / "infodcl-figure5-office.png").stat().st_size < 300 * 1024
 
 
 def test_an_unknown_table_is_refused(modules: dict[str, ModuleType]) -> None:
