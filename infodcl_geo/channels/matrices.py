@@ -21,7 +21,8 @@ import torch
 from safetensors import safe_open
 
 from ..data.ids import IdMap, InteractionError, one_line
-from ..data.parquet_pages import check_pages
+from ..data.panics import quiet_panics
+from ..data.parquet_pages import read_pages
 from ..data.streams import in_silence
 
 IntArray = npt.NDArray[np.int64]
@@ -239,8 +240,14 @@ def _chosen(file: Path, found: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np
 
 
 def _read_parquet(file: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    with quiet_panics():
+        return _of_frame(file, _parquet_frame(file))
+
+
+def _parquet_frame(file: Path) -> pl.DataFrame:
     count = int(pl.scan_parquet(file, glob=False).select(pl.len()).collect().item())
-    values = count * max(1, len(pl.read_parquet_schema(file)))
+    schema = pl.read_parquet_schema(file)
+    values = count * max(1, len(schema))
     with contextlib.suppress(ImportError):  # alone knows the length of all lists before they are read
         import pyarrow.parquet as pq
 
@@ -248,8 +255,7 @@ def _read_parquet(file: Path) -> tuple[np.ndarray, np.ndarray | None]:
         values = max(values, sum(_values_of(groups.row_group(group)) for group in range(groups.num_row_groups)))
     if values * 4 > _bound(file):
         raise InteractionError(f"{file}: its {values} values unpack to more than {_bound(file)} bytes")
-    check_pages(file)
-    return _of_frame(file, pl.read_parquet(file, glob=False))
+    return read_pages(file, list(schema), _bound(file))
 
 
 def _values_of(group: Any) -> int:

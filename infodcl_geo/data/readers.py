@@ -30,7 +30,8 @@ from .layouts import (
     positions_of,
     typed_names,
 )
-from .parquet_pages import check_pages
+from .panics import quiet_panics
+from .parquet_pages import read_pages
 from .streams import ALLOWANCE, DAMAGED, RATIO, in_silence, open_text, require_file
 from .tables import Ids, Table
 from .text_files import read_adjacency, read_text, rows_of
@@ -154,14 +155,13 @@ def _parquet_columns(file: Path, find: Any) -> tuple[pl.DataFrame, list[str], di
     """The columns of a parquet file that ``find`` picks, the names of all its columns, and the positions picked."""
     size = require_file(file)
     try:
-        names = list(pl.read_parquet_schema(file))
-        position: dict[str, int] = find(names)
-        rows = pl.scan_parquet(file).select(pl.len()).collect().item()
-        if rows > _EMPTY_ROWS + RATIO * size:
-            raise InteractionError(f"{file}: {size} bytes claim {rows} rows")
-        check_pages(file)
-        wanted = sorted(set(position.values()))
-        frame = pl.read_parquet(file, columns=[names[at] for at in wanted], use_statistics=False)
+        with quiet_panics():
+            names = list(pl.read_parquet_schema(file))
+            position: dict[str, int] = find(names)
+            rows = pl.scan_parquet(file).select(pl.len()).collect().item()
+            if rows > _EMPTY_ROWS + RATIO * size:
+                raise InteractionError(f"{file}: {size} bytes claim {rows} rows")
+            frame = read_pages(file, [names[at] for at in sorted(set(position.values()))])
         return frame, names, position
     except InteractionError:
         raise

@@ -51,20 +51,20 @@ def said(ended: Ended, *words: str, code: int = 1) -> None:
 
 @pytest.mark.parametrize(("command", "stride"), [("train", 40), ("compare", 25), ("tune", 80)])
 def test_nothing_is_lost_or_mixed_whenever_a_command_is_stopped(
-    command: str, stride: int, capsys: pytest.CaptureFixture[str]
+    command: str, stride: int, runner: Runner, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A handful of the trials of benchmarks/studies/faults/kills.py, which makes all of them."""
     with capsys.disabled():
         print()
-        done = kills.run([command], kills=1, stride=stride, seed=1, ways=kills.WAYS)
+        done = kills.run([command], kills=1, stride=stride, seed=1, ways=kills.WAYS, runner=runner)
     assert [line for campaign in done for line in campaign.fallen] == []
     assert sum(campaign.counts["stopped"] for campaign in done) > 3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["train", "compare", "tune"])
-def test_fifty_moments_and_every_file_operation(command: str) -> None:
-    done = kills.run([command], kills=50, stride=1, seed=0, ways=kills.WAYS)
+def test_fifty_moments_and_every_file_operation(command: str, runner: Runner) -> None:
+    done = kills.run([command], kills=50, stride=1, seed=0, ways=kills.WAYS, runner=runner)
     assert [line for campaign in done for line in campaign.fallen] == []
 
 

@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import gzip
 import hashlib
 import io
 import json
+import math
 import random
 import resource
 import shutil
 import signal
 import sys
-import tempfile
 import time
 import warnings
 from collections import Counter
@@ -37,6 +38,10 @@ import scipy.sparse as sp
 import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from process import scratch
 
 from infodcl_geo.channels.knowledge import load_knowledge
 from infodcl_geo.channels.modal import load_features
@@ -61,6 +66,10 @@ SECONDS = 20.0
 """Of the processor that one input may take; it may wait ten times as long, on a machine that does other work beside."""
 ALLOWANCE, RATIO = 384 << 20, 250
 """Memory that one input may take: 384 MiB, and 250 times its size (a packed text may be 200 times as long unpacked)."""
+
+
+REPORT = 10_000
+"""Inputs after which it says how far it is."""
 
 
 class Fell(Exception):
@@ -226,6 +235,8 @@ def _config_file(path: Path) -> None:
     lines = [line for line in err.getvalue().splitlines() if line]
     if code not in (0, 1, 2) or (code != 0 and len(lines) != 1):
         raise Fell(f"ends with {code} and says {err.getvalue()[-300:]!r}")
+    if code:
+        raise InfodclGeoError(lines[0])
 
 
 def _table(seeds: dict[str, bytes], kept: Entry) -> Callable[[Path], None]:
@@ -566,19 +577,29 @@ def made(target: Target, number: int, rng: random.Random | None = None) -> tuple
 
 
 def fuzz(
-    inputs: int, first: int = 0, names: list[str] | None = None, most: int = 50, say: Callable[[str], None] = print
+    inputs: int,
+    first: int = 0,
+    names: list[str] | None = None,
+    most: int = 50,
+    say: Callable[[str], None] = print,
+    minutes: float = math.inf,
 ) -> tuple[list[Target], list[str]]:
-    """Read so many inputs, and return the targets with their counts, and what fell."""
+    """Read so many inputs, or as many as there is time for, and return the targets with their counts, and what fell."""
     fallen: list[str] = []
+    end = time.monotonic() + 60 * minutes
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + (12 << 30), hard))
     try:
-        with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        with scratch() as folder:
             work = Path(folder)
             every = [target for target in targets(work) if names is None or target.name in names]
             # Ctrl-C shows what was counted until then.
             with contextlib.suppress(KeyboardInterrupt):
                 for number in range(first, first + inputs):
+                    if time.monotonic() > end:
+                        break
+                    if number > first and number % REPORT == 0:
+                        say(f"{number - first} inputs, {sum(target.counts['fell'] for target in every)} fell")
                     target = every[number % len(every)]
                     name, content = made(target, number)
                     try:
@@ -602,10 +623,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=200_000)
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so many")
     parser.add_argument("--targets", nargs="+", help="only these readers")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    every, fallen = fuzz(options.inputs, options.first, options.targets)
+    say = functools.partial(print, flush=True)
+    every, fallen = fuzz(options.inputs, options.first, options.targets, say=say, minutes=options.minutes)
     print(f"{sum(t.counts['inputs'] for t in every)} inputs, {sum(t.counts['fell'] for t in every)} fell")
     return 1 if fallen else 0
 

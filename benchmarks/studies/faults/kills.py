@@ -19,10 +19,9 @@ import json
 import random
 import shutil
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from process import Ended, Runner
+from process import Ended, Runner, scratch
 
 from infodcl_geo.files import read_folder
 from infodcl_geo.recommender import Recommender
@@ -342,14 +341,20 @@ class Campaign:
 
 
 def run(
-    commands: Sequence[str], kills: int, stride: int, seed: int, ways: Sequence[str], say: Callable[[str], None] = print
+    commands: Sequence[str],
+    kills: int,
+    stride: int,
+    seed: int,
+    ways: Sequence[str],
+    say: Callable[[str], None] = print,
+    runner: Runner | None = None,
 ) -> list[Campaign]:
-    """All trials of some commands."""
+    """All trials of some commands, run by ``runner`` or one of its own."""
     done = []
-    with tempfile.TemporaryDirectory() as name:
+    with scratch() as name:
         folder = Path(name)
         data = write_data(folder / "data")
-        with Runner(folder / "runner") as runner:
+        with Runner(folder / "runner") if runner is None else nullcontext(runner) as runner:
             for command in commands:
                 for number, of in enumerate(campaigns(data)[command]):
                     campaign = Campaign(of, runner, folder / f"{command}{number}")

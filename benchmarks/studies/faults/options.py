@@ -10,18 +10,21 @@ an option: then the command runs, on a small data set. It prints one row a comma
 from __future__ import annotations
 
 import argparse
+import functools
+import math
 import random
 import shutil
 import sys
-import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from kills import write_data
-from process import Ended, Runner
+from process import Ended, Runner, scratch
 
 from infodcl_geo.cli import compare, evaluate, export, inspect, recommend, report, train, tune
 from infodcl_geo.models import find_recipe
@@ -94,33 +97,39 @@ def fault(option: str, ended: Ended) -> str | None:
 
 
 def attempts(names: Sequence[str], every: int, seed: str) -> Iterator[tuple[str, str]]:
-    """Each option with each value, or one pair of so many, drawn anew for each ``seed``."""
+    """Each option with each value, or one pair of so many, in an order drawn by ``seed``."""
     pairs = [(name, value) for name in sorted(set(names) - {"help"}) for value in VALUES]
-    if every > 1:
-        pairs = random.Random(seed).sample(pairs, max(1, len(pairs) // every))
-    yield from pairs
+    yield from random.Random(seed).sample(pairs, max(1, len(pairs) // every))
 
 
 def run(
-    commands: Sequence[str] | None = None, every: int = 1, seed: int = 0, say: Callable[[str], None] = print
+    commands: Sequence[str] | None = None,
+    every: int = 1,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+    runner: Runner | None = None,
+    minutes: float = math.inf,
 ) -> tuple[int, list[str]]:
-    """The number of trials, and what fell."""
+    """The number of trials, run by ``runner`` or one of its own, and what fell."""
     fallen: list[str] = []
     total = 0
-    with tempfile.TemporaryDirectory() as name:
+    with scratch() as name:
         folder = Path(name)
         data = write_data(folder / "data")
-        with Runner(folder / "runner") as runner:
+        with Runner(folder / "runner") if runner is None else nullcontext(runner) as runner:
             model = folder / "runs" / "model"
             made = runner.run(["train", "--data", data, "--model", "mf", "--epochs", 1, "--dim", 4, "--out", model])
             if made.code:
                 raise SystemExit(made.err)
             place = folder / "place"
-            for command, (names, words) in cases(data, model, place).items():
-                if commands is not None and command not in commands:
-                    continue
+            every_case = cases(data, model, place)
+            for command in every_case if commands is None else commands:
+                names, words = every_case[command]
+                end = time.monotonic() + 60 * minutes / len(every_case if commands is None else commands)
                 counts: Counter[str] = Counter()
                 for option, value in attempts(names, every, f"{command} {seed}"):
+                    if time.monotonic() > end:
+                        break
                     shutil.rmtree(place, ignore_errors=True)
                     place.mkdir()
                     ended = runner.run(
@@ -146,8 +155,10 @@ def main() -> int:
     parser.add_argument("--commands", nargs="+")
     parser.add_argument("--every", type=int, default=1, help="one of so many pairs of an option and a value")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so many, the same for each command")
     options = parser.parse_args()
-    total, fallen = run(options.commands, options.every, options.seed)
+    say = functools.partial(print, flush=True)
+    total, fallen = run(options.commands, options.every, options.seed, say, minutes=options.minutes)
     print(f"{total} trials, {len(fallen)} fell")
     return 1 if fallen else 0
 

@@ -12,11 +12,17 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """A folder for the files of trials: in memory where that can be, since waiting for a disk tests nothing."""
+    return tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
 
 
 @dataclass(frozen=True)
@@ -204,14 +210,38 @@ def _child(order: dict[str, Any], pipe: int) -> None:
         os._exit(code)
 
 
+def _load() -> None:
+    """Have ready what each run would load by itself, which takes a run of a small data set most of its time.
+
+    Modules alone: threads, such as those of polars once it computes, do not live on in a fork.
+    """
+    import contextlib
+    import importlib
+
+    import torch
+
+    for name in ("compare", "evaluate", "export", "inspect", "recommend", "report", "train", "tune"):
+        importlib.import_module(f"infodcl_geo.cli.{name}")
+    for name in (
+        "torch._dynamo",
+        "torch.distributed",
+        "scipy.sparse.linalg",
+        "scipy.stats",
+        "docstring_parser",
+        "safetensors.torch",
+        "optuna.storages.journal",
+    ):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    with contextlib.suppress(ImportError):
+        from infodcl_geo.kernels.topk_numba import _compiled
+
+        _compiled(torch.float32)
+
+
 def _serve() -> None:
     """Answer one order a line."""
-    import infodcl_geo.cli.compare
-    import infodcl_geo.cli.evaluate
-    import infodcl_geo.cli.recommend
-    import infodcl_geo.cli.train
-    import infodcl_geo.cli.tune  # noqa: F401
-
+    _load()
     for line in sys.stdin:
         order = json.loads(line)
         receiving, sending = os.pipe()
