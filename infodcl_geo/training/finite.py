@@ -37,7 +37,8 @@ class FiniteWatch:
         Several steps that were made at once are noted by the sums of their terms; the first of them is named.
         """
         gradients = [p.grad._values() if p.grad.is_sparse else p.grad for p in self._parameters if p.grad is not None]
-        norm = get_total_norm(gradients)
+        # Of no gradients the norm would be a number on the host.
+        norm = get_total_norm(gradients) if gradients else values.new_zeros(())
         self._names.append((*(f"loss term {name}" for name in terms), "the gradient"))
         self._values.append(torch.cat([values.detach(), norm.to(values).reshape(1)]))
         self._places.append(self._next)
