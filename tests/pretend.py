@@ -1,4 +1,4 @@
-"""A pretended GPU: tensors that say they are on ``cuda`` and have their numbers on the CPU, and a count of what they do.
+"""A pretended GPU: tensors that say they are on ``cuda`` and have their numbers on the CPU; a count of what they do.
 
 ``with Pretended() as device:`` the library takes its branches for a GPU; kernels run on the CPU below them. Counted are
 the operations for which the host would wait for a GPU, and the launches of kernels. Neither is a timing.

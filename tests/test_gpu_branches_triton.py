@@ -20,11 +20,14 @@ pytest.importorskip("triton")
 
 from pretend import CUDA, Pretended, host
 
+from infodcl_geo.evaluation.ordering import by_factors
+from infodcl_geo.evaluation.ranking import rank_items
 from infodcl_geo.graph.graph import normalized_adjacency
 from infodcl_geo.models.base import Model
 from infodcl_geo.models.infodcl import InfoDCL
 from infodcl_geo.models.lightgcn import LightGCN
 from infodcl_geo.models.mf import MatrixFactorization
+from infodcl_geo.models.scoring import FactorScorer, UserRows, dot_scorer, with_popular_fallback
 from infodcl_geo.training.finite import FiniteWatch
 from infodcl_geo.training.loop import _steps, make_optimizer
 from infodcl_geo.training.optim import LazyAdam
@@ -93,6 +96,69 @@ def test_training_arrives_where_the_cpu_does(name: str, adam: str) -> None:
         torch.testing.assert_close(value, wanted[key], rtol=1e-3, atol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
     for key, value in host(own_sums).items():
         torch.testing.assert_close(value, sums[key], rtol=1e-4, atol=1e-6)
+
+
+# -- Evaluation --------------------------------------------------------------------------------------------------------
+
+
+def ranked(users: Tensor, items: Tensor, pairs: Tensor, k: int, device: torch.device) -> Any:
+    """The scorer of evaluation with popular items for users of whom nothing is known, and its lists of all users."""
+    degree, counts = (torch.bincount(pairs[i], minlength=n).to(device) for i, n in ((0, len(users)), (1, len(items))))
+    scorer = with_popular_fallback(dot_scorer(users.to(device), items.to(device)), degree, counts)
+    rows = UserRows(pairs.to(device), len(users), len(items))
+    everyone = torch.arange(len(users), device=device)
+    return scorer, rows, everyone, k
+
+
+def nearly_equal() -> tuple[Tensor, Tensor, Tensor]:
+    """Embeddings with equal and nearly equal scores, and interactions of all users but three."""
+    generator = torch.Generator().manual_seed(0)
+    users = torch.randint(-1, 2, (30, 5), generator=generator) / 3
+    items = torch.randint(-1, 2, (200, 5), generator=generator) * torch.tensor([1.0, 1 + 2**-23]).repeat(100)[:, None]
+    return users, items, torch.stack([torch.arange(3, 30).repeat(4), torch.arange(4 * 27) * 7 % 200])
+
+
+@interpreted
+@pytest.mark.parametrize("k", [7, 190])
+def test_lists_are_those_of_the_cpu(k: int) -> None:
+    found = []
+    for device, around in ((torch.device("cpu"), contextlib.nullcontext()), (CUDA, Pretended())):
+        with around as pretended:
+            scorer, rows, everyone, k = ranked(*nearly_equal(), k, device)
+            if pretended is not None:
+                pretended.restart()
+            lists = rank_items(scorer, everyone, k, num_users=30, num_items=200, seen=rows)
+            assert all(x.device == device for x in lists)
+            found.append(host(lists))
+            if pretended is not None:
+                assert pretended.launches["select_kernel"] == 1
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+
+
+@interpreted
+def test_no_chunk_of_evaluation_waits() -> None:
+    """Users of whom nothing is known among them. Who is uncertain is read once, when all users have their lists."""
+    with Pretended() as device:
+        scorer, rows, everyone, k = ranked(*nearly_equal(), 7, CUDA)
+        assert isinstance(scorer, FactorScorer)
+        for _ in range(2):  # what is made once is made by then
+            device.restart()
+            _, _, uncertain = by_factors(scorer, everyone, k, 200, rows, False)
+        assert not device.waits
+        assert uncertain[:3].all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_no_chunk_of_evaluation_waits_for_a_real_gpu() -> None:
+    scorer, rows, everyone, k = ranked(*nearly_equal(), 7, torch.device("cuda"))
+    by_factors(scorer, everyone, k, 200, rows, False)
+    torch.cuda.set_sync_debug_mode("error")
+    by_factors(scorer, everyone, k, 200, rows, False)
+    torch.cuda.set_sync_debug_mode("default")
+
+
+# -- On a GPU ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
