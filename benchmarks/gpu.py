@@ -2,9 +2,9 @@
 
 Writes ``DIR/<name of the GPU>.csv``: one row per operation, implementation, type, size and pass with the median and
 the 20 and 80 percent quantiles, the peak memory beyond the inputs, the bound and the share of it that was reached.
-``rows`` are anchors of InfoNCE, rows of PSNet, matrices of the SVD, interactions of an epoch; ``candidates`` InfoNCE's
-candidates or an epoch's items. Lines that begin with ``#`` hold the versions, the commit and the measured rates from
-which the bounds are computed.
+``rows`` are anchors of InfoNCE, rows of PSNet, matrices of the SVD, users of top-k, interactions of an epoch;
+``candidates`` InfoNCE's candidates or the items. Lines that begin with ``#`` hold the versions, the commit and the
+measured rates from which the bounds are computed.
 
 ``--device cpu`` goes the same way through tiny sizes, to test this script where there is no GPU: its numbers mean
 nothing. A section is a function that takes a ``Report``; add it to ``SECTIONS``.
@@ -22,10 +22,13 @@ from gpu_infonce import infonce_section
 from gpu_psnet import psnet_section, svd_section
 from gpu_rates import rates
 from gpu_report import Report
+from gpu_topk import topk_section
 from gpu_training import training_section
 
 #: Sections in the order of running.
-SECTIONS: list[Callable[[Report], None]] = [rates, infonce_section, psnet_section, svd_section, training_section]
+SECTIONS: list[Callable[[Report], None]] = [
+    rates, infonce_section, psnet_section, svd_section, topk_section, training_section,
+]  # fmt: skip
 
 
 def main() -> None:

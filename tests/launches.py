@@ -24,6 +24,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from infodcl_geo.kernels import ItemTable
+
 PACKAGE = "infodcl_geo.kernels."
 #: The functions that launch, and the class whose methods do: (module, name, methods)
 LAUNCHING: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -32,6 +34,7 @@ LAUNCHING: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("psnet_triton", "psnet_backward", ()),
     ("svd_triton", "svd_triton", ()),
     ("bpr_triton", "TritonSteps", ("run",)),
+    ("topk_triton", "top_k_triton", ()),
 )
 
 
@@ -48,6 +51,12 @@ class Like(NamedTuple):
         return torch.zeros(reach, dtype=self.dtype).as_strided(self.shape, self.stride, self.offset)
 
 
+class Table(NamedTuple):
+    """An ``ItemTable`` but for its numbers."""
+
+    items: Like
+
+
 class Call(NamedTuple):
     """One call: of a function, or of a method of an object made for it."""
 
@@ -61,6 +70,8 @@ class Call(NamedTuple):
 def _describe(value: Any) -> Any:
     if isinstance(value, Tensor):
         return Like(tuple(value.shape), value.stride(), value.storage_offset() % 16, value.dtype)
+    if isinstance(value, ItemTable):
+        return Table(_describe(value.items))
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*map(_describe, value))
     if isinstance(value, list | tuple):
@@ -71,6 +82,8 @@ def _describe(value: Any) -> Any:
 def _revive(value: Any) -> Any:
     if isinstance(value, Like):
         return value.make()
+    if isinstance(value, Table):
+        return ItemTable(value.items.make())
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*map(_revive, value))
     return [_revive(x) for x in value] if isinstance(value, tuple) else value

@@ -123,7 +123,7 @@ def test_every_launch_is_made_on_the_inputs_device() -> None:
     import test_psnet_kernel
     import triton
 
-    from infodcl_geo.kernels import infonce, infonce_op, psnet_diffuse, psnet_triton, svd_triton
+    from infodcl_geo.kernels import ItemTable, infonce, infonce_op, psnet_diffuse, psnet_triton, svd_triton, topk_triton
 
     psnet = sys.modules["infodcl_geo.kernels.psnet"]
     entered: list[torch.Tensor] = []
@@ -154,9 +154,26 @@ def test_every_launch_is_made_on_the_inputs_device() -> None:
         p = test_psnet_kernel.problem(3, 8, dtype=torch.float32)
         torch.stack(psnet_diffuse(*p.arguments())).sum().backward()
         svd_triton.svd_triton(torch.zeros(3, 4, 4))
+        rows = torch.arange(3)
+        topk_triton.top_k_triton(x.detach(), torch.ones(3).double(), ItemTable(y), 2, rows, (rows, rows, rows))
     kernels = {"unit_kernel", "forward_kernel", "anchor_kernel", "candidate_kernel", "backward_kernel", "svd_kernel"}
+    kernels |= {"select_kernel", "order_kernel"}
     assert kernels <= set(launched)
     assert psnet_triton.forward_kernel.__name__ in launched
+
+
+@pytest.mark.parametrize("target", list(TARGETS))
+def test_top_k_spills_nothing_where_training_validates(target: str) -> None:
+    from infodcl_geo.kernels import ItemTable
+    from infodcl_geo.kernels.topk_triton import top_k_triton
+
+    found: dict[Specialisation, None] = {}
+    with launching_nothing(found, 0 if target.startswith("gfx") else int(target.removeprefix("sm_"))):
+        users, table, rows = torch.zeros(2048, 64), ItemTable(torch.zeros(9000, 64)), torch.zeros(2048).long()
+        top_k_triton(users, torch.ones(2048).double(), table, 64, rows, (rows, rows, rows))
+    assert [one.kernel for one in found] == ["select_kernel", "order_kernel"]
+    for one in found:
+        check(one, target)
 
 
 # -- The benchmark's own kernel ----------------------------------------------------------------------------------------

@@ -58,6 +58,8 @@ def test_rehearsal_in_a_bare_environment(tmp_path: Path) -> None:
         for which in ("forward", "backward", "both"):
             assert {(operation, ours, which), (operation, peer, which)} <= timed
     assert ("svd", "batched_svd", "forward") in timed
+    assert {("top 5", "top_k", "forward"), ("top 5", "eager", "forward")} <= timed
+    assert ("ranking, 1 items", "rank_items", "forward") in timed
     models = {row["implementation"] for row in rows if row["operation"] == "training epoch"}
     assert models == {"mf", "infodcl, one channel", "infodcl, two channels", "lightgcn", "simgcl"}
 

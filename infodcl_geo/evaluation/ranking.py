@@ -337,7 +337,7 @@ class _Chunk:
     def _exact(self, users: Tensor, scores: Tensor, bound: Tensor, inexact: Tensor, start: int) -> Tensor:
         """``scores`` with exact ones where the user's are ``inexact``, and none below the ``bound`` there."""
         assert isinstance(self.scorer, ExactScorer)
-        low = torch.nextafter(bound.to(scores.dtype), bound.new_tensor(-torch.inf, dtype=scores.dtype))
+        low = torch.nextafter(bound.to(scores.dtype), bound.new_full((), -torch.inf, dtype=scores.dtype))
         row, column = ((scores >= low[:, None]) & (scores > -torch.inf) & inexact[:, None]).nonzero().unbind(1)
         exact = torch.where(inexact[:, None], -torch.inf, scores)
         exact[row, column] = self.scorer.exact(users[row], column + start).to(scores.dtype)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from infodcl_geo.kernels import ItemTable
+from infodcl_geo.kernels.topk_common import split_rounding
 
 Scorer = Callable[[Tensor, slice], Tensor]
 """Scores ``[B, n]`` of a slice of n items for a tensor of users ``[B]``, in a tensor of its own; higher is better."""
@@ -251,7 +252,7 @@ class _Dot:
         dim = self.items.size(1)
         relative = float(_gamma(dim, self.dtype))  # no tensor, which would have to get to the device
         if self.dtype == torch.float32:
-            relative = relative + _operand_rounding()
+            relative = relative + _operand_rounding() + (split_rounding(dim) if length.is_cuda else 0.0)
         # Products below the smallest normal number may be lost altogether.
         lost = 2 * dim * torch.finfo(self.dtype).tiny
         return torch.where(length > 0, relative * length * self.longest + lost, 0.0)
@@ -311,6 +312,13 @@ class _ItemSums:
 class _Fallback:
     def __init__(self, scorer: Scorer, degree: Tensor, item_counts: Tensor) -> None:
         self.scorer, self.degree, self.counts = scorer, degree, item_counts.to(torch.float32)
+        # Whom a GPU asks about in place of users of whom nothing is known: how many those are the host never learns.
+        self.anyone = degree.argmax() if degree.is_cuda and degree.numel() else None
+
+    def known(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """Which of ``users`` have interactions; the users, on a GPU with someone in the place of those who have not."""
+        known = self.degree[users] > 0
+        return known, users if self.anyone is None else torch.where(known, users, self.anyone)
 
     def __call__(self, users: Tensor, window: slice) -> Tensor:
         known = self.degree[users] > 0
@@ -331,13 +339,18 @@ class _ExactFallback(_Fallback):
         self.inner = scorer
 
     def rounding(self, users: Tensor) -> Tensor:
-        known = self.degree[users] > 0
+        known, asked = self.known(users)
+        if users.is_cuda:
+            return torch.where(known, self.inner.rounding(asked), 0.0)
         bound = torch.zeros(users.numel(), dtype=torch.float64, device=users.device)
         bound[known] = self.inner.rounding(users[known])
         return bound
 
     def exact(self, users: Tensor, items: Tensor) -> Tensor:
-        known = self.degree[users] > 0
+        known, asked = self.known(users)
+        if users.is_cuda:
+            own = self.inner.exact(asked, items)
+            return torch.where(known, own, self.counts[items].to(own.dtype))
         own = self.inner.exact(users[known], items[known])
         scores = self.counts[items].to(own.dtype)
         scores[known] = own
@@ -350,7 +363,9 @@ class _FactorFallback(_ExactFallback):
         self.by_factors = scorer
 
     def factors(self, users: Tensor) -> Factors:
-        known = self.degree[users] > 0
+        known, asked = self.known(users)
+        if users.is_cuda:
+            return self.by_factors.factors(asked)._replace(valid=known)
         if bool(known.all()):
             return self.by_factors.factors(users)
         # Those of others need not be there: anyone's stand in for them.

@@ -25,7 +25,21 @@ class _BeforeLookup:
     def __call__(self, table: nn.Module, arguments: tuple[Tensor]) -> None:
         optimizer = self.optimizer()
         if optimizer is not None and table.training:
-            optimizer._catch_up(table.weight, arguments[0].unique())  # type: ignore[arg-type]
+            rows = arguments[0]
+            # How many distinct rows there are a GPU would have to tell the host.
+            optimizer._catch_up(table.weight, rows.flatten() if rows.is_cuda else rows.unique())  # type: ignore[arg-type]
+
+
+def _summed(rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Of a gradient ``[n, d]`` by rows ``[n]``: the rows, ascending, each with its whole sum as often as it is there.
+
+    No number of distinct rows has to be known on the host, and the sums are the same on every run.
+    """
+    rows, order = rows.sort(stable=True)
+    new = torch.zeros_like(rows)
+    new[1:] = (rows[1:] != rows[:-1]).to(new.dtype)
+    place = new.cumsum(0)
+    return rows, torch.zeros_like(values).index_put_((place,), values[order], accumulate=True)[place]
 
 
 def _release(table: nn.Embedding, handle: RemovableHandle) -> None:
@@ -134,7 +148,9 @@ class LazyAdam(torch.optim.Adam):
     def _catch_up(self, weight: Tensor, rows: Tensor | slice) -> None:
         state = self.state[weight]
         last = state["last"][rows].long()
-        if isinstance(rows, Tensor):
+        # On a GPU rows may be repeated, and those up to date stay in: each copy of a row computes the same bits, and a
+        # gap of 0 moves nothing.
+        if isinstance(rows, Tensor) and not rows.is_cuda:
             behind = last < self.steps
             rows, last = rows[behind], last[behind]
         gap = (self.steps - last).double()[:, None]
@@ -177,8 +193,11 @@ class LazyAdam(torch.optim.Adam):
             held.append((weight, weight.grad))
             if not weight.grad.is_sparse:
                 raise OptionError("a table was read as a whole: its gradient is not sparse, see LazyAdam")
-            gradient = weight.grad.coalesce()
-            rows, values = gradient.indices()[0], gradient.values()
+            if weight.is_cuda:
+                rows, values = _summed(weight.grad._indices()[0], weight.grad._values())
+            else:
+                gradient = weight.grad.coalesce()
+                rows, values = gradient.indices()[0], gradient.values()
             state = self.state[weight]
             # The look-up brought these rows to the step before this one.
             mean = state["exp_avg"][rows].lerp_(values, 1 - beta1)
