@@ -7,6 +7,8 @@ from torch import Tensor
 
 _LONGEST = 4096
 """Items that nearly every user is asked about; kept in order, where the table itself is not copied."""
+_BLOCK = 1 << 20
+"""Numbers that are doubles at a time."""
 
 
 class ItemTable:
@@ -18,7 +20,7 @@ class ItemTable:
 
     def __init__(self, items: Tensor) -> None:
         self.items = items.detach().float() if items.dtype in (torch.float16, torch.bfloat16) else items.detach()
-        lengths = torch.linalg.vector_norm(self.items, dim=1, dtype=torch.float64)
+        lengths = row_lengths(self.items)
         self.order = lengths.argsort(descending=True, stable=True)
         """items by falling length, int64 ``[N]``"""
         self.lengths = lengths[self.order]
@@ -42,7 +44,7 @@ class ItemTable:
             share += 2.0**-5
         if users.is_cuda:
             share += split_rounding(users.size(1))
-        return torch.linalg.vector_norm(users, dim=1, dtype=torch.float64) * share
+        return row_lengths(users) * share
 
     def fits(self, reach: Tensor) -> Tensor:
         """Whether all scores of users with this reach are finite numbers, bool ``[]`` on the items' device."""
@@ -51,6 +53,14 @@ class ItemTable:
         # A NaN or an infinity anywhere makes one of both; a maximum over numbers and NaN is NaN.
         largest = reach.max() * self.lengths.max()
         return largest <= torch.finfo(self.items.dtype).max
+
+
+def row_lengths(vectors: Tensor) -> Tensor:
+    """Euclidean lengths of rows ``[n, d]`` in double precision, float64 ``[n]``."""
+    # A CPU would make doubles of all numbers at once, twice the memory of the table.
+    rows = max(1, _BLOCK // max(1, vectors.size(1))) if vectors.device.type == "cpu" else max(1, vectors.size(0))
+    parts = [torch.linalg.vector_norm(part, dim=1, dtype=torch.float64) for part in vectors.split(rows)]
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 def split_rounding(d: int) -> float:

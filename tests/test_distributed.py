@@ -151,6 +151,27 @@ def sent(group: Group, cases: list[str]) -> list[tuple[float, float]]:
     return found
 
 
+def gathered(group: Group, rows: list[int]) -> list[tuple[Tensor, list[int], int]]:
+    """What all have of so many rows of each, one more on the second rank, and the bytes that were sent for it."""
+    found = []
+    for count in rows:
+        own = torch.arange(2.0 * (count + group.rank)).view(-1, 2) + 0.5 * group.rank
+        group.sent.clear()
+        found.append((*group.gather(own, "test"), group.sent["test"]))
+    return found
+
+
+def test_all_get_the_rows_of_all_however_many(tmp_path: Path) -> None:
+    rows = [0, 3, 600_000]  # the last is too much to be copied for each of the others
+    ranks = run_ranks(gathered, 2, tmp_path, rows)
+    for place, count in enumerate(rows):
+        expected = torch.cat([torch.arange(2.0 * (count + rank)).view(-1, 2) + 0.5 * rank for rank in (0, 1)])
+        for rank in (0, 1):
+            found, sizes, sent_bytes = ranks[rank][place]
+            assert torch.equal(found, expected)
+            assert (sizes, sent_bytes) == ([count, count + 1], 8 * (count + rank))
+
+
 def test_what_is_sent_is_what_was_planned(tmp_path: Path) -> None:
     cases = ["mf", "lightgcn", "simgcl", "infodcl"]
     ranks = run_ranks(sent, 2, tmp_path, cases)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from infodcl_geo.cli import main
 from infodcl_geo.evaluation.groups import by_item_degree, by_user_degree
-from infodcl_geo.evaluation.metrics import METRICS
+from infodcl_geo.evaluation.metrics import METRICS, accuracy
 from infodcl_geo.evaluation.ranking import evaluate, rank_items
 from infodcl_geo.kernels.ties import tie_order
 from infodcl_geo.models.scoring import Scorer, dot_scorer
@@ -235,3 +235,13 @@ def test_groups_reach_the_file_and_the_table(tmp_path: Path, capsys: pytest.Capt
     largest = max(items, key=lambda name: items[name]["pairs"])
     assert f"{items[largest]['recall@20']:.4f}" in printed
     assert "training interactions of the user" in printed
+
+
+def test_no_bit_depends_on_the_other_cut_offs() -> None:
+    hits = (torch.rand(500, 90, generator=torch.Generator().manual_seed(0)) < 0.3).double()
+    targets = hits.sum(1).clamp(min=1)
+    every = accuracy(hits, targets, range(1, 91))
+    for k in range(1, 91):
+        alone = accuracy(hits[:, :k].contiguous(), targets, (k,))
+        for name, value in alone.items():
+            assert torch.equal(value, every[name]), name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections import Counter
@@ -21,6 +22,8 @@ from ..errors import InfodclGeoError
 TIMEOUT = 300.0
 """Seconds after which a process that does not answer counts as lost, unless INFODCL_GEO_TIMEOUT says otherwise."""
 _CPU = torch.device("cpu")
+_LARGE = 1 << 22
+"""Bytes of a rank from which on what all get is not copied for each of them first."""
 _SIGN_OF_LIFE = 2.0
 """Seconds that the others have to say that they live, once something failed."""
 
@@ -100,6 +103,14 @@ class Group:
     def gather(self, x: Tensor, what: str) -> tuple[Tensor, list[int]]:
         """The rows of all ranks, in their order, and how many each has."""
         sizes = self.all_counts(x.size(0))
+        if self.size > 1 and max(sizes) * math.prod(x.shape[1:]) * x.element_size() > _LARGE:
+            out = x.new_empty(sum(sizes), *x.shape[1:])
+            self.sent[what] += (self.size - 1) * x.nbytes
+            for source, part in enumerate(out.split(sizes)):
+                if source == self.rank:
+                    part.copy_(x)
+                dist.broadcast(part, source)
+            return out, sizes
         out = self.exchange(x.repeat(self.size, *[1] * (x.dim() - 1)), [x.size(0)] * self.size, sizes, what)
         return out, sizes
 

@@ -53,6 +53,7 @@ class Shape:
         lazy: whether Adam updates rows.
         keeps_best: whether the best weights are kept beside those that are trained.
         distinct: of the users and of the items of a step.
+        layers: K of the propagation that ranking makes.
     """
 
     users: int
@@ -69,6 +70,7 @@ class Shape:
     lazy: bool = True
     keeps_best: bool = True
     distinct: tuple[float, float] = (0.0, 0.0)
+    layers: int = 0
 
     @classmethod
     def of(
@@ -114,6 +116,7 @@ class Shape:
             rows and (training.adam == "lazy" or (training.adam == "auto" and large)),
             bool(data.valid.size(1)),
             (float(users), distinct_of(degrees[1], steps)),
+            getattr(options, "num_layers", None) or 0,
         )
 
     @property
@@ -184,9 +187,10 @@ def memory_of_rank(shape: Shape) -> dict[str, float]:
     metadata = traffic.channels * items if traffic is not None else 0.0
     if metadata:
         step += 0.0 if shape.lazy else 2 * items + _TILE
-    # Scores of a chunk, and the largest of their stripes with places.
-    scores = 512 * min(shape.items, 65_536) * shape.number * 1.375
-    ranking = shape.items * row + table + scores
+    # Ranking propagates, then has the embeddings of all items, with their order and lengths, and blocks of scores.
+    propagated = min(shape.layers + 1, 3) * table + 2 * shape.needed * row * (shape.layers > 0)
+    ranked = table + shape.items * (row + 24) + 14 * _MIB
+    ranking = max(propagated, ranked)
     return {
         "training": 3 * table + best + graph + metadata + max(drawn + step, pairs * 8 * 16),
         "ranking": 3 * table + best + graph + metadata + ranking,

@@ -45,17 +45,21 @@ def accuracy(hits: Tensor, targets: Tensor, ks: Sequence[int]) -> dict[str, Tens
     place = torch.arange(1, max(max(ks), width) + 1, device=hits.device, dtype=torch.float64)
     discount = 1.0 / torch.log2(place + 1)
     ideal = torch.cat([discount.new_zeros(1), discount.cumsum(0)])
+    # Summed from the first place on, so that no number depends on how long the lists are.
+    gains = (hits * discount[:width]).cumsum(1)
+    precisions = (hits * hits.cumsum(1) / place[:width]).cumsum(1)
+    none = hits.new_zeros(hits.size(0))
     result: dict[str, Tensor] = {}
     for k in ks:
-        top = hits[:, :k]
+        top, last = hits[:, :k], min(k, width) - 1
         count = top.sum(1)
         reachable = targets.long().clamp(max=k)
         result[f"recall@{k}"] = count / targets
-        result[f"ndcg@{k}"] = (top @ discount[: top.size(1)]) / ideal[reachable]
+        result[f"ndcg@{k}"] = (gains[:, last] if width else none) / ideal[reachable]
         result[f"precision@{k}"] = count / k
         result[f"mrr@{k}"] = (top / place[: top.size(1)]).max(1).values if top.numel() else count
         result[f"hit@{k}"] = (count > 0).to(torch.float64)
-        result[f"map@{k}"] = (top * top.cumsum(1) / place[: top.size(1)]).sum(1) / reachable
+        result[f"map@{k}"] = (precisions[:, last] if width else none) / reachable
     return result
 
 

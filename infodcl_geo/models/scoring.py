@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from infodcl_geo.kernels import ItemTable
-from infodcl_geo.kernels.topk_common import split_rounding
+from infodcl_geo.kernels.topk_common import row_lengths, split_rounding
 
 Scorer = Callable[[Tensor, slice], Tensor]
 """Scores ``[B, n]`` of a slice of n items for a tensor of users ``[B]``, in a tensor of its own; higher is better."""
@@ -223,7 +223,7 @@ def _pairwise_sum(x: Tensor) -> Tensor:
     return x[:, 0] if x.size(1) else x.sum(1)
 
 
-_BLOCK = 1 << 20
+_BLOCK = 1 << 18
 """Products that :meth:`ExactScorer.exact` holds at a time."""
 
 
@@ -247,8 +247,8 @@ class _Dot:
 
     def rounding(self, users: Tensor) -> Tensor:
         if self.longest is None:
-            self.longest = _lengths(self.items).max() if self.items.size(0) else self.items.new_zeros(()).double()
-        length = _lengths(self.users[users])
+            self.longest = row_lengths(self.items).max() if self.items.size(0) else self.items.new_zeros(()).double()
+        length = row_lengths(self.users[users])
         dim = self.items.size(1)
         relative = float(_gamma(dim, self.dtype))  # no tensor, which would have to get to the device
         if self.dtype == torch.float32:
@@ -265,11 +265,6 @@ class _Dot:
             for u, i in zip(users.split(parts), items.split(parts), strict=True)
         ]
         return torch.cat(scores)
-
-
-def _lengths(vectors: Tensor) -> Tensor:
-    """Euclidean norms ``[n]`` in double precision."""
-    return torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float64)
 
 
 class _ItemSums:

@@ -4,7 +4,8 @@
 
 Each rank reads its part of parquet files, builds its part of a model and trains some steps; then it ranks all items for
 a sample of users. ``memory`` is the largest resident memory from the end of reading to the last step, over what was
-resident before; the ranking's is apart. The graph of scale 1 has the sizes of the paper's Amazon-Electronics.
+resident before; the ranking's is apart, with the state of training in memory. The graph of scale 1 has the sizes of the
+paper's Amazon-Electronics.
 """
 
 from __future__ import annotations
@@ -85,13 +86,14 @@ def of_rank(rank: int, size: int, place: str, model_name: str) -> None:
             self.before: dict[str, int] = {}
             self.sent: list[int] = []
             self.anchors: list[bool] = []
+            self.optimizer: Any = None  # its moments are there while a training ranks
 
         def on_step(self, state: Any) -> None:
             now = sum(group.sent.values())
             if self.before:
                 self.sent.append(now - self.before["all"])
                 self.anchors.append(state.progress.plan[state.progress.step - 1].anchors.numel() > 0)
-            self.before = {"all": now}
+            self.before, self.optimizer = {"all": now}, state.optimizer
             if state.progress.step >= STEPS and (model_name != "infodcl" or any(self.anchors)):
                 state.stop("measured")
 
