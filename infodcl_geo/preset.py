@@ -32,8 +32,6 @@ CHANNELS = ("user", "ease", "user,ease")
 """Channels that are tried, of models that read channels made of interactions."""
 HEAVIER = {"contrast": 3.0, "reconstruction": 10.0}
 """Factors of the weights that are tried as a whole, of models that have them."""
-LIGHTER = {"l2": 0.0, "contrast": 0.1, "reconstruction": 0.1}
-"""The same the other way: on dense interactions what pulls embeddings together undoes what they start with."""
 TERM_WEIGHTS = (0.0, 0.2, 0.5, 1.0)
 """Weights of the item term with which candidates are judged, of which each costs a ranking."""
 KEPT = 3
@@ -55,7 +53,7 @@ def objectives_of(config: Config) -> list[dict[str, Any]]:
     """What is tried beside the size, as changes of ``config``, every combination; none at all is the first.
 
     Channels (:data:`CHANNELS`, unless ``config`` asks for channels from files) and the weights of the objective, its
-    own, heavier (:data:`HEAVIER`) or lighter (:data:`LIGHTER`).
+    own or heavier (:data:`HEAVIER`).
     """
     options, names = config.options, config.recipe.option_names
     channels: list[dict[str, Any]] = [{}]
@@ -63,13 +61,11 @@ def objectives_of(config: Config) -> list[dict[str, Any]]:
     if own is not None and set(own) <= set(FROM_INTERACTIONS):
         channels += [{"channels": other} for other in CHANNELS if other.split(",") != own]
     weights: list[dict[str, Any]] = [{}]
-    for factors in (HEAVIER, LIGHTER):
-        own_weights = {name: getattr(options, name) for name in factors if name in names}
-        other = {name: round(value * factors[name], 6) for name, value in own_weights.items()}
-        if "reconstruction" in other:
-            other["reconstruction"] = min(other["reconstruction"], 0.9)
-        if other != own_weights:
-            weights.append(other)
+    heavier = {name: getattr(options, name) * factor for name, factor in HEAVIER.items() if name in names}
+    if "reconstruction" in heavier:
+        heavier["reconstruction"] = min(heavier["reconstruction"], 0.9)
+    if any(heavier.values()):
+        weights.append({name: round(value, 6) for name, value in heavier.items()})
     return [{**a, **b} for b, a in itertools.product(weights, channels)]
 
 

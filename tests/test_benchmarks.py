@@ -146,3 +146,18 @@ def test_merged_data_train_on_validation_and_choose_on_test(folder: Path, script
     assert {tuple(pair) for pair in both.train.T.tolist()} == pairs
     assert torch.equal(both.valid, data.test)
     assert both.test.size(1) == 0
+
+
+def test_the_tables_of_the_item_term_are_those_of_the_kept_rows() -> None:
+    """Its README shows what the script prints, and the differences that are kept."""
+    folder = ROOT / "benchmarks" / "studies" / "item_term"
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    names = [path.stem.removeprefix("table-") for path in sorted((folder / "results").glob("table-*.csv"))]
+    done = call("studies/item_term/summary", *names)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    assert len(lines) > 40
+    assert [line for line in lines if line not in text] == []
+    kept = pd.concat(pd.read_csv(path, dtype=str) for path in (folder / "results").glob("differences-*.csv"))
+    shown = [f"{float(gap):+.4f}, p {p}" for gap, p in kept[["difference of test ndcg@20", "p (Holm)"]].values]
+    assert [cell for cell in shown if cell not in text] == []

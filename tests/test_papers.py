@@ -137,7 +137,7 @@ def test_differences_that_are_spoken_of_are_those_of_committed_rows(
     made = rows_of(tmp_path / "data" / "differences.csv")
     assert made == rows_of(folder / "data" / "differences.csv")
     known = {tuple(f"{float(row[name]):+.4f}" for name in ("mean", "low", "high")) for row in made}
-    for path in (folder / "data").glob("*-table*.csv"):
+    for path in (folder / "data").glob("*.csv"):
         for row in rows_of(path):
             values = [row.get(name) or "nan" for name in ("minus reference", "difference low", "difference high")]
             known.add(tuple(f"{float(value):+.4f}" for value in values))

@@ -47,13 +47,11 @@ def test_rungs_halve_within_the_budget(count: int, epochs: int) -> None:
 
 def test_candidates_by_hand() -> None:
     assert sizes_of(configure("mf", dim=4)) == [{}, {"dim": 8}]
-    assert objectives_of(configure("mf", dim=4)) == [{}, {"l2": 0.0}]
-    assert objectives_of(configure("mf", dim=4, l2=0.0)) == [{}]
+    assert objectives_of(configure("mf", dim=4)) == [{}]
     found = objectives_of(configure("infodcl", dim=4))
     assert found[0] == {}
-    assert len(found) == 3 * 3
+    assert len(found) == 2 * 3
     assert {"contrast": 0.3, "reconstruction": 0.05, "channels": "user,ease"} in found
-    assert {"l2": 0.0, "contrast": 0.01, "reconstruction": 0.0005, "channels": "ease"} in found
     # Channels that somebody made files for are not replaced.
     own = objectives_of(configure("infodcl", dim=4, channels="social", social="friends.tsv"))
     assert all("channels" not in changes for changes in own)
