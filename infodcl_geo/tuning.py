@@ -271,7 +271,9 @@ class Search:
             values = self._with_what_is_chosen(config).flat()
             starts.append({name: values[name] for name in names if values.get(name) is not None})
         if begin:
-            starts.insert(0, {**starts[0], **{name: begin[name] for name in names if name in begin}})
+            chosen = {name: begin[name] for name in names if name in begin}
+            values = make(chosen).flat()  # says what cannot be, and makes numbers of their words
+            starts.insert(0, {**starts[0], **{name: values[name] for name in chosen if values[name] is not None}})
         return starts
 
     def _with_what_is_chosen(self, config: Config) -> Config:

@@ -11,7 +11,7 @@ import torch
 
 from ..environment import device_of
 from ..errors import InfodclGeoError
-from .group import Group, LostRank, is_communication, start, stop
+from .group import Group, LostRank, is_communication, number_of, start, stop
 
 
 def together(work: Callable[[Group], int], device: str | None) -> int:
@@ -21,14 +21,14 @@ def together(work: Callable[[Group], int], device: str | None) -> int:
         work: of a rank; an error of the user's ends it as on one process.
         device: where tensors are; by default a GPU for each rank where there are any.
     """
-    rank = int(os.environ["RANK"])
+    rank = number_of("RANK")
     if rank:
         # One output: that of rank 0. Errors are said by the rank that has them, or by the first that notices.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the interpreter ends
         warnings.simplefilter("ignore")
     target = device_of(device)
     if target.type == "cuda" and target.index is None:
-        target = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        target = torch.device("cuda", number_of("LOCAL_RANK") if "LOCAL_RANK" in os.environ else 0)
         torch.cuda.set_device(target)
     group = start(device=target)
     try:

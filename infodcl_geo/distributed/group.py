@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import socket
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -50,6 +51,18 @@ def timeout_seconds() -> float:
     if not 0 < value < 1e6:
         raise DistributedError(f"INFODCL_GEO_TIMEOUT is a number of seconds, not {text!r}")
     return value
+
+
+def number_of(name: str) -> int:
+    """A whole number that ``torchrun`` sets in the environment.
+
+    Raises:
+        DistributedError: if it is none.
+    """
+    text = os.environ.get(name, "")
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise DistributedError(f"{name} is a whole number that torchrun sets, not {text[:40]!r}")
+    return int(text)
 
 
 @dataclass
@@ -223,6 +236,16 @@ def is_communication(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
+def _resolve(host: str, port: int) -> None:
+    """Look an address up, before PyTorch does and prints where in its code it could not."""
+    try:
+        socket.getaddrinfo(host or None, port)
+    except (OSError, UnicodeError, ValueError, OverflowError):
+        raise DistributedError(f"MASTER_ADDR and MASTER_PORT: no address {host[:80]!r}:{port} is known here") from None
+    if not host or not 0 < port < 1 << 16:
+        raise DistributedError(f"MASTER_ADDR and MASTER_PORT say where processes meet, not {host[:80]!r}:{port}")
+
+
 def start(
     *, rank: int | None = None, size: int | None = None, url: str | None = None, device: torch.device | None = None
 ) -> Group:
@@ -241,8 +264,12 @@ def start(
     device = device or torch.device("cpu")
     url = url or os.environ.get("INFODCL_GEO_MEET") or "env://"
     where = url if url != "env://" else f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-    rank = int(os.environ["RANK"]) if rank is None else rank
-    size = int(os.environ["WORLD_SIZE"]) if size is None else size
+    rank = number_of("RANK") if rank is None else rank
+    size = number_of("WORLD_SIZE") if size is None else size
+    if rank >= size:
+        raise DistributedError(f"RANK is below WORLD_SIZE, not {rank} of {size}")
+    if url == "env://":
+        _resolve(os.environ.get("MASTER_ADDR", ""), number_of("MASTER_PORT"))
     wait = timedelta(seconds=timeout)
     here = 0
     try:
@@ -253,7 +280,7 @@ def start(
         dist.init_process_group(backend, store=dist.PrefixStore("pg", store), rank=rank, world_size=size, timeout=wait)
         group = Group(rank, size, dist.PrefixStore("notes", store), timeout, device)
         group.barrier()
-    except (RuntimeError, dist.DistError, OSError) as error:
+    except (RuntimeError, dist.DistError, OSError, ValueError, OverflowError) as error:
         with suppress(Exception):
             here = int(store.add("here", 0))
         came = f"{here} of {size} processes came" if here else "it cannot be reached"

@@ -86,6 +86,7 @@ class Runner:
         limit: float = 120.0,
         memory: int | None = None,
         cpu: int | None = None,
+        environment: dict[str, str] | None = None,
     ) -> Ended:
         """Run one command.
 
@@ -103,12 +104,13 @@ class Runner:
             limit: seconds after which the run counts as hanging.
             memory: bytes of address space beyond those that the interpreter has already.
             cpu: seconds of the processor after which the run counts as hanging, whatever else the machine does.
+            environment: variables beside those of this process.
         """
         order = {
             "words": [str(word) for word in words], "kill_at": kill_at, "torn": torn, "fail_at": fail_at,
             "error": error, "kill_after": kill_after, "signal_after": signal_after, "signal_at": signal_at,
             "file_bytes": file_bytes, "counted": counted, "limit": limit, "folder": str(self.folder),
-            "memory": memory, "cpu": cpu,
+            "memory": memory, "cpu": cpu, "environment": environment or {},
         }  # fmt: skip
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -173,6 +175,7 @@ def _child(order: dict[str, Any], pipe: int) -> None:
         os.dup2(opened, descriptor)
         os.close(opened)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.update(order["environment"])
     if order["file_bytes"] is not None:
         import resource
 
