@@ -7,13 +7,15 @@ timings: nothing here was run on a GPU.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from functools import partial
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 pytest.importorskip("triton")
@@ -21,7 +23,12 @@ pytest.importorskip("triton")
 from conftest import ROOT, module_at
 from pretend import CUDA, Pretended
 
+from infodcl_geo.distributed import command, group
+from infodcl_geo.environment import device_of
+from infodcl_geo.errors import OptionError
+from infodcl_geo.graph import item_item
 from infodcl_geo.graph.graph import normalized_adjacency
+from infodcl_geo.kernels import batched_svd, infonce_launch
 from infodcl_geo.models.infodcl import InfoDCL
 from infodcl_geo.training.loop import make_optimizer
 from infodcl_geo.training.row_adam import RowAdam
@@ -53,7 +60,7 @@ MOST: dict[tuple[str, str], dict[str, int]] = {
     ("infodcl, two channels", "dense"): {"plain": 63, "diffusion": 380},
     ("infodcl, two channels", "fused"): {"plain": 3, "diffusion": 390},
 }
-"""Launches of a step at the sizes of this test; of fused plain steps those of each, and EXTRA for the epoch and the window."""
+"""Launches of a step at the sizes of this test; of fused plain steps those of each, and EXTRA once for all."""
 EXTRA = 40
 
 
@@ -150,3 +157,80 @@ def test_numbers_are_those_of_the_host_and_devices_do_not_mix() -> None:
         with pytest.raises(RuntimeError, match="on the host"):
             own.weight + table.weight.detach()
     assert device.launches["embedding"] == 1
+
+
+# -- Branches for a GPU that are no kernels ----------------------------------------------------------------------------
+
+
+def test_matrices_in_double_precision_are_decomposed_by_pytorch() -> None:
+    y = torch.randn(3, 4, 4, dtype=torch.float64)
+    with Pretended(run_kernels=False) as device:
+        left, values, right = batched_svd(y.to(CUDA))
+        assert not device.launches["svd_kernel"]
+        assert device.waits  # it checks whether it converged
+        product = left * values.unsqueeze(1) @ right
+        torch.testing.assert_close(product.cpu(), y)
+
+
+def test_memory_that_is_free_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (123, 456) if device == CUDA else (0, 0))
+    assert item_item._free_bytes(CUDA) == 123
+
+
+@pytest.mark.parametrize(("capability", "hip", "arch"), [((9, 0), None, 90), ((8, 6), None, 86), ((9, 4), "6.0", 0)])
+def test_what_tiles_are_chosen_by(
+    capability: tuple[int, int], hip: str | None, arch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(multi_processor_count=78))
+    assert infonce_launch.arch_of(CUDA) == arch
+    assert infonce_launch.multiprocessors(CUDA) == 78
+
+
+def test_a_device_is_one_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert device_of(None).type == "cuda"
+    assert device_of("cuda:0").index == 0
+    with pytest.raises(OptionError, match="1 CUDA devices"):
+        device_of("cuda:1")
+
+
+def test_each_of_several_processes_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to where the processes would meet."""
+    chosen: list[Any] = []
+
+    class Met(Exception):
+        pass
+
+    def start(device: torch.device) -> None:
+        chosen.append(device)
+        raise Met
+
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(command, "start", start)
+    with pytest.raises(Met):
+        command.together(lambda group: 0, None)
+    assert chosen == [torch.device("cuda:3")] * 2
+
+
+def test_processes_with_gpus_talk_by_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def init(backend: str, **_: Any) -> None:
+        asked.append(backend)
+        raise RuntimeError("no GPU")
+
+    monkeypatch.setattr(dist, "init_process_group", init)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for device in (CUDA, torch.device("cpu")):
+        with pytest.raises(group.DistributedError):
+            group.start(url=f"tcp://127.0.0.1:{port}", rank=0, size=1, device=device)
+    assert asked == ["nccl", "gloo"]
