@@ -47,7 +47,8 @@ def accuracy(hits: Tensor, targets: Tensor, ks: Sequence[int]) -> dict[str, Tens
     ideal = torch.cat([discount.new_zeros(1), discount.cumsum(0)])
     result: dict[str, Tensor] = {}
     for k in ks:
-        top = hits[:, :k]
+        # A copy: the last bit of a product depends on how far apart rows lie, and so on the other cut-offs.
+        top = hits[:, :k].contiguous()
         count = top.sum(1)
         reachable = targets.long().clamp(max=k)
         result[f"recall@{k}"] = count / targets
