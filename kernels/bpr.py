@@ -155,6 +155,11 @@ def flush_rows(table: RowAdamTable, step: int, options: RowAdamOptions) -> None:
 
         flush_numba(table, step, options, tables)
         return
+    if _uses_triton(table.weight):
+        from .bpr_triton import flush_triton
+
+        flush_triton(table, step, options, tables)
+        return
     every = torch.arange(table.weight.size(0), device=table.weight.device)
     for rows in every.split(_FLUSH_ROWS):
         catch_up_reference(table, rows, step, options, tables)

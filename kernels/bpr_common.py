@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -80,7 +81,11 @@ class Decay(NamedTuple):
 
 def decay(steps: int, betas: tuple[float, float], device: torch.device) -> Decay:
     """The tables for rows of any age up to ``steps`` Adam steps; O(steps)."""
-    beta1, beta2 = betas
+    return _decay(steps, *betas, device)
+
+
+@functools.lru_cache(maxsize=2)  # two tables are brought to the same step
+def _decay(steps: int, beta1: float, beta2: float, device: torch.device) -> Decay:
     ratio = beta1 / math.sqrt(beta2)
     terms = math.ceil(math.log(1e-14) / math.log(ratio))
     k = torch.arange(steps + terms + 1, dtype=torch.float64)

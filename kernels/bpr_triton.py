@@ -144,6 +144,49 @@ def move_kernel(
         tl.store(last_of + at, step)
 
 
+@triton.jit(do_not_specialize=["count", "step"])
+def flush_kernel(
+    weight, mean, square, last_of, settings, tail, ratio, first, second, root, count, step, d, TINY: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """All rows of a table, brought to a step."""
+    row = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    col = tl.arange(0, BLOCK_D)
+    last = tl.load(last_of + row, mask=row < count, other=0)
+    behind = (row < count) & (last < step)
+    last = tl.where(behind, last, step)
+    inside = behind[:, None] & (col < d)[None, :]
+    at = row[:, None] * d + col[None, :]
+    value = tl.load(weight + at, mask=inside, other=0.0)
+    m = tl.load(mean + at, mask=inside, other=0.0)
+    v = tl.load(square + at, mask=inside, other=0.0)
+    moved, epsilon = _skipped(last, step + 1, tl.load(settings), tl.load(settings + 3), tail, ratio, root)
+    size = tl.maximum(tl.sqrt(v) + epsilon.to(v.dtype)[:, None], TINY)
+    tl.store(weight + at, value - moved.to(v.dtype)[:, None] * m / size, mask=inside)
+    tl.store(mean + at, m * tl.load(first + (step - last)).to(v.dtype)[:, None], mask=inside)
+    tl.store(square + at, v * tl.load(second + (step - last)).to(v.dtype)[:, None], mask=inside)
+    tl.store(last_of + row, step, mask=behind)
+
+
+def flush_triton(table: RowAdamTable, step: int, options: RowAdamOptions, decay: Decay) -> None:
+    """Bring all rows of a table to Adam step ``step``, in one launch."""
+    weight = table.weight
+    count, d = weight.shape
+    width = triton.next_power_of_2(d)
+    block = max(1, 1024 // width)
+    with torch.cuda.device_of(weight):
+        flush_kernel[(triton.cdiv(count, block),)](
+            *table, _settings(options, 0.0, 0.0, weight.device), *decay, count, step, d,
+            TINY=torch.finfo(weight.dtype).tiny, BLOCK_R=block, BLOCK_D=width, num_warps=4,
+        )  # fmt: skip
+
+
+def _settings(options: RowAdamOptions, bpr_weight: float, penalty: float, device: torch.device) -> Tensor:
+    # A launch would round them to float32.
+    numbers = [options.lr, *options.betas, options.eps, bpr_weight, penalty]
+    return torch.tensor(numbers, dtype=torch.float64).to(device, non_blocking=True)
+
+
 class TritonSteps:
     """Steps of one epoch on a GPU (or in Triton's interpreter)."""
 
@@ -181,10 +224,7 @@ class TritonSteps:
     def run(self, start: int, stop: int, options: RowAdamOptions, bpr_weight: float, penalty: float) -> Tensor:
         """Make the steps ``start`` to ``stop - 1`` of the epoch; the weighted sums of both loss terms, ``[2]``."""
         weight = self.users.weight
-        # A launch would round them to float32.
-        settings = torch.tensor([options.lr, *options.betas, options.eps, bpr_weight, penalty], dtype=torch.float64).to(
-            weight.device, non_blocking=True
-        )
+        settings = _settings(options, bpr_weight, penalty, weight.device)
         with torch.cuda.device_of(weight):
             for number in range(start, stop):
                 self._step(number, settings)

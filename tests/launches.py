@@ -34,6 +34,7 @@ LAUNCHING: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("psnet_triton", "psnet_backward", ()),
     ("svd_triton", "svd_triton", ()),
     ("bpr_triton", "TritonSteps", ("run",)),
+    ("bpr_triton", "flush_triton", ()),
     ("topk_triton", "top_k_triton", ()),
 )
 

@@ -56,10 +56,12 @@ _SMALL_SORT = 4096
 _SHARED_LOOKUPS = 3072
 
 
-def _sort(x: Tensor) -> int:
-    if x.dim() and x.size(-1) <= _SMALL_SORT:
-        return 1
+def _radix_sort(x: Tensor) -> int:
     return 3 + x.element_size()
+
+
+def _sort(x: Tensor) -> int:
+    return 1 if not x.dim() or x.size(-1) <= _SMALL_SORT else _radix_sort(x)
 
 
 def _chunks(lists: Sequence[Sequence[Tensor]]) -> int:
@@ -75,7 +77,7 @@ def _lists(arguments: Sequence[Any]) -> list[Sequence[Tensor]]:
 
 def _embedding_backward(grad: Tensor, indices: Tensor, *_: Any, **named: Any) -> int:
     # Zeros, and one kernel for few rows; else a sort, the parts of each run of rows and their sums.
-    return 2 if indices.numel() <= _SHARED_LOOKUPS else 1 + _sort(indices.flatten()) + 1 + 8
+    return 2 if indices.numel() <= _SHARED_LOOKUPS else 1 + _radix_sort(indices) + 1 + 8
 
 
 _LAUNCHES: dict[str, Callable[..., int]] = {

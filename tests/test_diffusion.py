@@ -71,6 +71,15 @@ def test_denoiser_formula() -> None:
     torch.testing.assert_close(denoiser(z, t), expected)
 
 
+@pytest.mark.parametrize("time_dim", [1, 4, 7])
+def test_encodings_computed_once_are_those_of_every_call(time_dim: int) -> None:
+    one, table = Denoiser(4, time_dim=time_dim), Denoiser(4, time_dim=time_dim, steps=200)
+    table.load_state_dict(one.state_dict())  # no weight more
+    z, t = torch.randn(201, 4), torch.randperm(201)
+    assert torch.equal(table(z, t), one(z, t))
+    assert torch.equal(table.double()(z.double(), t), one.double()(z.double(), t))
+
+
 def test_unknown_schedule_and_no_steps() -> None:
     with pytest.raises(ValueError, match="schedule must be"):
         alpha_bar("quadratic", 5)  # type: ignore[arg-type]

@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ pytest.importorskip("triton")
 
 from pretend import CUDA, Pretended, host
 
+from infodcl_geo.data.generated import power_law_graph
 from infodcl_geo.evaluation.ordering import by_factors
 from infodcl_geo.evaluation.ranking import rank_items
 from infodcl_geo.graph.graph import normalized_adjacency
@@ -29,11 +32,12 @@ from infodcl_geo.models.lightgcn import LightGCN
 from infodcl_geo.models.mf import MatrixFactorization
 from infodcl_geo.models.scoring import FactorScorer, UserRows, dot_scorer, with_popular_fallback
 from infodcl_geo.training.finite import FiniteWatch
-from infodcl_geo.training.loop import _steps, make_optimizer
+from infodcl_geo.training.loop import _steps, make_optimizer, train
 from infodcl_geo.training.optim import LazyAdam
+from infodcl_geo.training.options import CheckpointOptions, TrainOptions
 from infodcl_geo.training.row_adam import RowAdam
 from infodcl_geo.training.sampling import BatchSampler
-from infodcl_geo.training.state import EpochProgress
+from infodcl_geo.training.state import EpochProgress, TrainResult
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="test_compiled.py runs this in the interpreter")
@@ -96,6 +100,40 @@ def test_training_arrives_where_the_cpu_does(name: str, adam: str) -> None:
         torch.testing.assert_close(value, wanted[key], rtol=1e-3, atol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
     for key, value in host(own_sums).items():
         torch.testing.assert_close(value, sums[key], rtol=1e-4, atol=1e-6)
+
+
+@interpreted
+def test_a_whole_run_with_validation_is_kept_and_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``train`` as the commands call it; the state of the GPU's own random numbers is kept beside the others."""
+    data = power_law_graph(40, 30, 400)
+    kept: list[Tensor] = []
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: torch.tensor([7], dtype=torch.uint8))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: kept.append(state))
+    generator = torch.Generator
+    options = TrainOptions(epochs=4, batch_size=128, lr=0.01, eval_every=2)
+
+    def run(device: torch.device, options: TrainOptions, **how: Any) -> tuple[dict[str, Tensor], TrainResult]:
+        torch.manual_seed(0)
+        graph = normalized_adjacency(data.train, data.num_users, data.num_items)
+        model = MatrixFactorization(graph, data.num_users, data.num_items, dim=DIM).to(device)
+        result = train(model, data, options, ks=(5, 20), progress=False, **how)
+        return host({key: x.detach() for key, x in model.state_dict().items()}), result
+
+    wanted, on_host = run(torch.device("cpu"), replace(options, adam="fused"))
+    monkeypatch.setattr(torch, "Generator", lambda device: generator())  # whose numbers are the CPU's
+    with Pretended() as device:
+        _, first = run(CUDA, replace(options, epochs=2), checkpoint=CheckpointOptions(tmp_path, every_epochs=1))
+        found, second = run(CUDA, options, resume=tmp_path)
+        assert device.launches["select_kernel"] == device.launches["order_kernel"] == 2  # one of each validation
+        assert device.launches["move_kernel"] > 0
+    assert [len(first.epoch_seconds), len(second.epoch_seconds)] == [2, 4]
+    assert [x.tolist() for x in kept] == [[7]]
+    for key, value in found.items():
+        torch.testing.assert_close(value, wanted[key], rtol=1e-3, atol=1e-4)
+    for one, other in zip(second.history, on_host.history, strict=True):
+        assert one.keys() == other.keys()
+        assert one["bpr"] == pytest.approx(other["bpr"], rel=1e-4)
+    assert second.validation == pytest.approx(on_host.validation, abs=1e-6)
 
 
 # -- Evaluation --------------------------------------------------------------------------------------------------------

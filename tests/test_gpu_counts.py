@@ -7,27 +7,31 @@ timings: nothing here was run on a GPU.
 from __future__ import annotations
 
 import os
-from collections import Counter
+import socket
 from collections.abc import Callable
+from functools import partial
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 pytest.importorskip("triton")
 
+from conftest import ROOT, module_at
 from pretend import CUDA, Pretended
 
+from infodcl_geo.distributed import command, group
+from infodcl_geo.environment import device_of
+from infodcl_geo.errors import OptionError
+from infodcl_geo.graph import item_item
 from infodcl_geo.graph.graph import normalized_adjacency
-from infodcl_geo.models.base import Model
+from infodcl_geo.kernels import batched_svd, infonce_launch
 from infodcl_geo.models.infodcl import InfoDCL
-from infodcl_geo.models.lightgcn import LightGCN
-from infodcl_geo.models.mf import MatrixFactorization
-from infodcl_geo.training.finite import FiniteWatch
-from infodcl_geo.training.loop import _steps, make_optimizer
-from infodcl_geo.training.sampling import BatchSampler
-from infodcl_geo.training.state import EpochProgress
+from infodcl_geo.training.loop import make_optimizer
+from infodcl_geo.training.row_adam import RowAdam
 
 pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="counts need no numbers")
 
@@ -40,57 +44,55 @@ def pairs() -> Tensor:
     return torch.stack([keys // ITEMS, keys % ITEMS])
 
 
-def maker(name: str, pairs: Tensor) -> Callable[[], Model]:
+@pytest.fixture(scope="module")
+def counts() -> ModuleType:
+    return module_at(ROOT / "benchmarks" / "gpu_counts.py")
+
+
+MOST: dict[tuple[str, str], dict[str, int]] = {
+    ("mf", "dense"): {"plain": 59},
+    ("mf", "lazy"): {"plain": 226},
+    ("mf", "fused"): {"plain": 3},
+    ("lightgcn", "dense"): {"plain": 84},
+    ("infodcl", "dense"): {"plain": 59, "diffusion": 233},
+    ("infodcl", "lazy"): {"plain": 226, "diffusion": 496},
+    ("infodcl", "fused"): {"plain": 3, "diffusion": 246},
+    ("infodcl, two channels", "dense"): {"plain": 59, "diffusion": 372},
+    ("infodcl, two channels", "fused"): {"plain": 3, "diffusion": 386},
+}
+"""Launches of a step at the sizes of this test; of fused plain steps those of each, and EXTRA once for all."""
+EXTRA = 40
+
+
+@pytest.mark.parametrize(("name", "adam"), list(MOST))
+def test_no_step_waits_and_none_launches_more(name: str, adam: str, pairs: Tensor, counts: ModuleType) -> None:
+    make = counts.makers(pairs, USERS, ITEMS, 32)[name]
+    found = counts.counted(make, pairs, (USERS, ITEMS), 256, ANCHORS, adam, 7)
+    assert set(found) == set(MOST[name, adam])
+    for kind, (waits, launches, many) in found.items():
+        assert not waits, kind
+        allowed = MOST[name, adam][kind] * many + (EXTRA if adam == "fused" and kind == "plain" else 0)
+        assert 0 < launches.total() <= allowed, (kind, launches)
+
+
+def test_every_option_of_a_diffusion_step_waits_for_nothing(pairs: Tensor, counts: ModuleType) -> None:
     graph = normalized_adjacency(pairs, USERS, ITEMS)
     channels = {c: torch.randn(ITEMS, DIM) for c in ("a", "b")}
-    sizes = {"candidates": 32, "anchor_batch": ANCHORS}
-    makers: dict[str, Callable[[], Model]] = {
-        "mf": lambda: MatrixFactorization(graph, USERS, ITEMS, dim=DIM),
-        "lightgcn": lambda: LightGCN(graph, USERS, ITEMS, dim=DIM),
-        "infodcl": lambda: InfoDCL(graph, USERS, ITEMS, {"a": channels["a"]}, **sizes),
-        "infodcl, two channels": lambda: InfoDCL(graph, USERS, ITEMS, channels, **sizes),
-        "infodcl, learned weights": lambda: InfoDCL(
-            graph, USERS, ITEMS, channels, row_weights={"a": torch.rand(ITEMS)}, channel_weights="learned", **sizes
-        ),
-        "infodcl, all items": lambda: InfoDCL(graph, USERS, ITEMS, channels, candidates=0, anchor_batch=ANCHORS),
-    }
-    return makers[name]
+    for options in (
+        {"channel_weights": "learned", "candidates": 32}, {"candidates": 0}, {"psnet": False}, {"basis": "item"},
+        {"spectral": False}, {"contextual": False}, {"balance_kind": "norm"}, {"contrast": 0.0},
+    ):  # fmt: skip
+        make = partial(InfoDCL, graph, USERS, ITEMS, channels, row_weights={"a": torch.rand(ITEMS)}, **options)
+        found = counts.counted(make, pairs, (USERS, ITEMS), 256, ANCHORS, "dense", 2)
+        assert not found["diffusion"][0], options
 
 
-def counted(make: Callable[[], Model], pairs: Tensor, adam: Any) -> dict[str, tuple[Counter[str], Counter[str], int]]:
-    """Waits, launches and steps by the kind of step, of the last such steps of an epoch; warmed up by the first."""
-    found = {}
-    with Pretended(run_kernels=False) as device:
-        model = make().to(CUDA)
-        generator = torch.Generator().manual_seed(0)
-        sampler = BatchSampler(
-            pairs.to(CUDA), USERS, ITEMS, batch_size=256, anchors=model.anchors, anchor_batch=model.anchor_batch,
-            generator=generator,
-        )  # fmt: skip
-        optimizer, watch = make_optimizer(model, 1e-3, adam=adam, anchors=ANCHORS), FiniteWatch(model)
-        progress = EpochProgress(torch.empty(0), sampler.draw())
-        while (before := progress.step) < len(progress.plan):
-            kind = "diffusion" if isinstance(model, InfoDCL) and progress.plan[before].anchors.numel() else "plain"
-            device.restart()
-            _steps(model, optimizer, progress, generator, watch, lambda: False)
-            found[kind] = device.waits.copy(), device.launches.copy(), progress.step - before
-    return found
-
-
-STEPS = [
-    ("mf", "dense"), ("mf", "lazy"), ("mf", "fused"), ("lightgcn", "dense"),
-    ("infodcl", "dense"), ("infodcl", "lazy"), ("infodcl", "fused"),
-    ("infodcl, two channels", "fused"), ("infodcl, learned weights", "fused"), ("infodcl, all items", "dense"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "adam"), STEPS)
-def test_no_step_waits_for_the_device(name: str, adam: str, pairs: Tensor) -> None:
-    found = counted(maker(name, pairs), pairs, adam)
-    assert ("diffusion" in found) == name.startswith("infodcl")
-    for kind, (waits, launches, _) in found.items():
-        assert not waits, kind
-        assert launches.total() > 3
+def test_on_a_gpu_plain_steps_are_fused_at_any_size(pairs: Tensor, counts: ModuleType) -> None:
+    with Pretended(run_kernels=False):
+        for name in ("mf", "infodcl"):
+            model = counts.makers(pairs, USERS, ITEMS, 32)[name]()
+            assert not isinstance(make_optimizer(model, 1e-3, adam="auto"), RowAdam)
+            assert isinstance(make_optimizer(model.to(CUDA), 1e-3, adam="auto"), RowAdam)
 
 
 # -- That the count sees what it is for --------------------------------------------------------------------------------
@@ -155,3 +157,80 @@ def test_numbers_are_those_of_the_host_and_devices_do_not_mix() -> None:
         with pytest.raises(RuntimeError, match="on the host"):
             own.weight + table.weight.detach()
     assert device.launches["embedding"] == 1
+
+
+# -- Branches for a GPU that are no kernels ----------------------------------------------------------------------------
+
+
+def test_matrices_in_double_precision_are_decomposed_by_pytorch() -> None:
+    y = torch.randn(3, 4, 4, dtype=torch.float64)
+    with Pretended(run_kernels=False) as device:
+        left, values, right = batched_svd(y.to(CUDA))
+        assert not device.launches["svd_kernel"]
+        assert device.waits  # it checks whether it converged
+        product = left * values.unsqueeze(1) @ right
+        torch.testing.assert_close(product.cpu(), y)
+
+
+def test_memory_that_is_free_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (123, 456) if device == CUDA else (0, 0))
+    assert item_item._free_bytes(CUDA) == 123
+
+
+@pytest.mark.parametrize(("capability", "hip", "arch"), [((9, 0), None, 90), ((8, 6), None, 86), ((9, 4), "6.0", 0)])
+def test_what_tiles_are_chosen_by(
+    capability: tuple[int, int], hip: str | None, arch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(multi_processor_count=78))
+    assert infonce_launch.arch_of(CUDA) == arch
+    assert infonce_launch.multiprocessors(CUDA) == 78
+
+
+def test_a_device_is_one_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert device_of(None).type == "cuda"
+    assert device_of("cuda:0").index == 0
+    with pytest.raises(OptionError, match="1 CUDA devices"):
+        device_of("cuda:1")
+
+
+def test_each_of_several_processes_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to where the processes would meet."""
+    chosen: list[Any] = []
+
+    class Met(Exception):
+        pass
+
+    def start(device: torch.device) -> None:
+        chosen.append(device)
+        raise Met
+
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(command, "start", start)
+    with pytest.raises(Met):
+        command.together(lambda group: 0, None)
+    assert chosen == [torch.device("cuda:3")] * 2
+
+
+def test_processes_with_gpus_talk_by_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def init(backend: str, **_: Any) -> None:
+        asked.append(backend)
+        raise RuntimeError("no GPU")
+
+    monkeypatch.setattr(dist, "init_process_group", init)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for device in (CUDA, torch.device("cpu")):
+        with pytest.raises(group.DistributedError):
+            group.start(url=f"tcp://127.0.0.1:{port}", rank=0, size=1, device=device)
+    assert asked == ["nccl", "gloo"]

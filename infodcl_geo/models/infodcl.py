@@ -135,7 +135,7 @@ class InfoDCL(RankingModel):
         self.bpr_weight = 1 - options.reconstruction
         self.anchors, self.anchor_batch = options.anchors, options.anchor_batch
         self.diffusion = ForwardDiffusion(options.schedule, options.steps)
-        parts = {name: getattr(options, name) for name in ("psnet", "basis", "spectral", "contextual", "gate")}
+        parts = {name: getattr(options, name) for name in ("psnet", "basis", "spectral", "contextual", "gate", "steps")}
         self.channels = nn.ModuleDict()
         for name, metadata in channels.items():
             rows = (row_weights or {}).get(name)

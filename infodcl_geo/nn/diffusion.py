@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Schedule = Literal["linear", "exp", "cosine", "sqrt"]
@@ -122,7 +123,7 @@ def time_encoding(t: Tensor, dim: int) -> Tensor:
     frequency = torch.exp(-math.log(10000.0) * torch.arange(half, device=t.device, dtype=torch.float32) / max(half, 1))
     angle = t.unsqueeze(-1).float() * frequency
     encoding = torch.cat([angle.cos(), angle.sin()], dim=-1)
-    return torch.nn.functional.pad(encoding, (0, dim - 2 * half))
+    return F.pad(encoding, (0, dim - 2 * half))
 
 
 class Denoiser(nn.Module):
@@ -137,13 +138,26 @@ class Denoiser(nn.Module):
         time_dim: size of the time encoding; ``dim`` by default.
         guide_dim: size of the guide; 0 for a denoiser without one. In the place of a guide that is left out stands a
             learned vector, ``unguided``.
+        steps: T, if the encodings of all steps shall be computed once; if missing they are at every call.
     """
 
-    def __init__(self, dim: int, hidden: int | None = None, *, time_dim: int | None = None, guide_dim: int = 0) -> None:
+    encodings: Tensor | None
+
+    def __init__(
+        self,
+        dim: int,
+        hidden: int | None = None,
+        *,
+        time_dim: int | None = None,
+        guide_dim: int = 0,
+        steps: int | None = None,
+    ) -> None:
         super().__init__()
         self.dim, self.guide_dim = dim, guide_dim
         self.time_dim = dim if time_dim is None else time_dim
         hidden = 2 * dim if hidden is None else hidden
+        table = None if steps is None else time_encoding(torch.arange(steps + 1), self.time_dim)
+        self.register_buffer("encodings", table, persistent=False)
         self.hidden = nn.Linear(dim + guide_dim + self.time_dim, hidden)
         self.output = nn.Linear(hidden, dim)
         if guide_dim:
@@ -158,11 +172,12 @@ class Denoiser(nn.Module):
 
     def forward(self, z: Tensor, t: Tensor, guide: Tensor | None = None) -> Tensor:
         """Denoised embeddings ``[B, d]`` from ``z`` ``[B, d]`` at steps ``t`` ``[B]``, guides ``[B, guide_dim]``."""
-        encoding = time_encoding(t, self.time_dim).to(z.dtype)
+        encoding = time_encoding(t, self.time_dim) if self.encodings is None else F.embedding(t, self.encodings)
+        encoding = encoding.to(z.dtype)
         inputs = [z, encoding]
         if self.guide_dim:
             inputs.insert(1, self.unguided.expand(z.size(0), -1) if guide is None else guide)
-        return self.output(torch.nn.functional.silu(self.hidden(torch.cat(inputs, dim=-1))))
+        return self.output(F.silu(self.hidden(torch.cat(inputs, dim=-1))))
 
     def guided(self, z: Tensor, t: Tensor, guide: Tensor, weight: float) -> Tensor:
         r"""Classifier-free guidance, :math:`(1 + w)\, \mu_\theta(z, g, t) - w\, \mu_\theta(z, t)`.

@@ -27,6 +27,7 @@ class InformedDiffusion(nn.Module):
         scale: root mean square of its entries; the noise has 1.
         psnet: False for plain Gaussian noise.
         row_weights: weights ``[N]`` of the items, which travel along for the loss.
+        steps: T of the diffusion, see :class:`~infodcl_geo.nn.diffusion.Denoiser`.
         parts: ``basis``, ``spectral``, ``contextual`` and ``gate`` of the PSNet.
     """
 
@@ -34,7 +35,14 @@ class InformedDiffusion(nn.Module):
     row_weights: Tensor | None
 
     def __init__(
-        self, metadata: Tensor, scale: float, *, psnet: bool = True, row_weights: Tensor | None = None, **parts: Any
+        self,
+        metadata: Tensor,
+        scale: float,
+        *,
+        psnet: bool = True,
+        row_weights: Tensor | None = None,
+        steps: int | None = None,
+        **parts: Any,
     ) -> None:
         super().__init__()
         rms = metadata.square().mean().sqrt().clamp(min=torch.finfo(metadata.dtype).tiny)
@@ -45,7 +53,7 @@ class InformedDiffusion(nn.Module):
         self.psnet: PSNet | None = None
         if psnet:
             self.psnet = PSNet(metadata.size(1), **parts).fit(metadata)
-        self.denoiser = Denoiser(metadata.size(1))
+        self.denoiser = Denoiser(metadata.size(1), steps=steps)
 
     def forward(self, e: Tensor, items: Tensor, t: Tensor, noise: Tensor, diffusion: ForwardDiffusion) -> Tensor:
         """Generated embeddings ``[B, d]`` of those of ``items`` ``[B]``, ``e`` ``[B, d]``, at steps ``t`` ``[B]``."""

@@ -23,7 +23,7 @@ class TrainOptions:
             read rows; 'fused' makes the steps that are BPR alone in one compiled operation on their rows, which
             matrix factorisation and InfoDCL have (needs the extra numba on a CPU, triton on a GPU). All three are the
             same method and differ by rounding. 'auto' is fused where it can be from 25,000 users and items together
-            on, lazy from 200,000 on where it can be, and dense otherwise.
+            on (on a GPU from the first on), lazy from 200,000 on where it can be, and dense otherwise.
         matmul_precision: of float32 matrix products while training, see ``torch.set_float32_matmul_precision``. On a
             CPU with bfloat16 instructions 'medium' makes InfoNCE faster; on a GPU 'high' allows TensorFloat-32.
         eval_every: epochs between validations.

@@ -1,0 +1,89 @@
+"""What a step of training and a chunk of evaluation ask of a GPU, counted without one: waits of the host and launches.
+
+    PYTHONPATH=tests python benchmarks/gpu_counts.py
+
+prints a CSV at the size of the paper's Amazon-Electronics (random pairs), a batch of 2048, 1024 items diffused at a
+time. The rules of counting are those of ``tests/pretend.py``. These are counts and no timings.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pretend import CUDA, Pretended
+from torch import Tensor
+
+from infodcl_geo.graph.graph import normalized_adjacency
+from infodcl_geo.models.base import Model
+from infodcl_geo.models.infodcl import InfoDCL
+from infodcl_geo.models.lightgcn import LightGCN
+from infodcl_geo.models.mf import MatrixFactorization
+from infodcl_geo.training.finite import FiniteWatch
+from infodcl_geo.training.loop import _steps, make_optimizer
+from infodcl_geo.training.sampling import BatchSampler
+from infodcl_geo.training.state import EpochProgress
+
+STEPS = [
+    ("mf", "dense"), ("mf", "lazy"), ("mf", "fused"), ("lightgcn", "dense"), ("infodcl", "dense"),
+    ("infodcl", "lazy"), ("infodcl", "fused"), ("infodcl, two channels", "dense"), ("infodcl, two channels", "fused"),
+]  # fmt: skip
+"""Models and which Adam they are trained by."""
+
+
+def counted(
+    make: Callable[[], Model], pairs: Tensor, sizes: tuple[int, int], batch: int, anchors: int, adam: Any, steps: int
+) -> dict[str, tuple[Counter[str], Counter[str], int]]:
+    """Waits, launches and the number of steps made at once, by kind of step, of the last such ones of some steps."""
+    found = {}
+    with Pretended(run_kernels=False) as device:
+        model = make().to(CUDA)
+        generator = torch.Generator().manual_seed(0)
+        sampler = BatchSampler(
+            pairs.to(CUDA), *sizes, batch_size=batch, anchors=model.anchors, anchor_batch=anchors, generator=generator
+        )
+        optimizer, watch = make_optimizer(model, 1e-3, adam=adam, anchors=anchors), FiniteWatch(model)
+        progress = EpochProgress(torch.empty(0), sampler.draw())
+        while (before := progress.step) < min(steps, len(progress.plan)):
+            kind = "diffusion" if isinstance(model, InfoDCL) and progress.plan[before].anchors.numel() else "plain"
+            device.restart()
+            _steps(model, optimizer, progress, generator, watch, lambda: False)
+            found[kind] = device.waits.copy(), device.launches.copy(), progress.step - before
+    return found
+
+
+def makers(pairs: Tensor, users: int, items: int, candidates: int) -> dict[str, Callable[[], Model]]:
+    graph = normalized_adjacency(pairs, users, items)
+    channels = {c: torch.randn(items, 64) for c in ("a", "b")}
+    one = {"a": channels["a"]}
+    return {
+        "mf": lambda: MatrixFactorization(graph, users, items, dim=64),
+        "lightgcn": lambda: LightGCN(graph, users, items, dim=64),
+        "infodcl": lambda: InfoDCL(graph, users, items, one, candidates=candidates),
+        "infodcl, two channels": lambda: InfoDCL(graph, users, items, channels, candidates=candidates),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--names", action="store_true", help="which operations launch how often, too")
+    arguments = parser.parse_args()
+    users, items, interactions = 32_886, 52_974, 337_837
+    generator = torch.Generator().manual_seed(0)
+    keys = torch.randint(users * items, (interactions,), generator=generator).unique()
+    pairs = torch.stack([keys // items, keys % items])
+    print("model,adam,step,steps_at_once,waits,launches,launches_a_step")
+    for name, adam in STEPS:
+        make = makers(pairs, users, items, 16_384)[name]
+        for kind, (waits, launches, many) in counted(make, pairs, (users, items), 2048, 1024, adam, 9).items():
+            total = launches.total()
+            print(f'"{name}",{adam},{kind},{many},{waits.total()},{total},{total / many:.1f}', flush=True)
+            if arguments.names:
+                print("  ", dict(launches.most_common()), dict(waits))
+
+
+if __name__ == "__main__":
+    main()
