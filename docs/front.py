@@ -24,6 +24,12 @@ SHOWN = (
 )
 """Rows of the table of quality: label, model, file of Amazon-Office's study."""
 
+TERMED = (
+    ("matrix factorisation, with an item-item term", "MF + term"),
+    ("InfoDCL, with an item-item term", "InfoDCL + term"),
+)
+"""Rows of the study of the item term: label here, label there."""
+
 RANDOM = {"taobao": "compare_taobao_random", "tiktok": "compare_tiktok_random"}
 """Where the runs from random embeddings are."""
 
@@ -46,6 +52,20 @@ def runs_of(data: str, model: str, office_file: str) -> list[dict[str, str]]:
     return [row for row in read_rows(RESULTS / study / file) if row["model"] == model]
 
 
+def means_of(runs: list[dict[str, str]], key: str) -> str:
+    """Means of Recall@20 / NDCG@20 over the seeds."""
+    metrics = ("recall@20", "ndcg@20")
+    return " / ".join(cell(runs, f"test {metric}", runs, key).partition(" ")[0] for metric in metrics)
+
+
+def termed(data: str, label: str) -> str:
+    """The cell of the study of the item term, with its seeds where they are not three."""
+    rows = read_rows(ROOT / "benchmarks" / "studies" / "item_term" / "results" / f"table-{data}.csv")
+    runs = [row for row in rows if row["label"] == label]
+    seeds = "" if len(runs) == 3 else f" ({len(runs)} seed{'s' if len(runs) > 1 else ''})"
+    return means_of(runs, "label") + seeds
+
+
 def quality_table() -> str:
     """Recall@20 / NDCG@20 on the three data sets of the papers."""
     rows = []
@@ -53,11 +73,9 @@ def quality_table() -> str:
         cells = []
         for data in ("office", "taobao", "tiktok"):
             runs = runs_of(data, model, file)
-            means = [
-                cell(runs, f"test {metric}", runs, "model").partition(" ")[0] for metric in ("recall@20", "ndcg@20")
-            ]
-            cells.append(" / ".join(means))
+            cells.append(means_of(runs, "model"))
         rows.append([label, *cells])
+    rows += [[name, *(termed(data, label) for data in ("office", "taobao", "tiktok"))] for name, label in TERMED]
     links = [
         f"[{name}](benchmarks/results/compare_{key})"
         for key, name in (("office", "Amazon-Office"), ("taobao", "Taobao"), ("tiktok", "TikTok"))
