@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pretend import CUDA, Pretended
@@ -34,10 +34,19 @@ STEPS = [
 """Models and which Adam they are trained by."""
 
 
+class Count(NamedTuple):
+    waits: Counter[str]
+    launches: Counter[str]
+    from_host: int
+    """copies to the device for which the host does not wait"""
+    steps: int
+    """made at once"""
+
+
 def counted(
     make: Callable[[], Model], pairs: Tensor, sizes: tuple[int, int], batch: int, anchors: int, adam: Any, steps: int
-) -> dict[str, tuple[Counter[str], Counter[str], int]]:
-    """Waits, launches and the number of steps made at once, by kind of step, of the last such ones of some steps."""
+) -> dict[str, Count]:
+    """Counts by kind of step, of the last such ones of some steps."""
     found = {}
     with Pretended(run_kernels=False) as device:
         model = make().to(CUDA)
@@ -51,7 +60,8 @@ def counted(
             kind = "diffusion" if isinstance(model, InfoDCL) and progress.plan[before].anchors.numel() else "plain"
             device.restart()
             _steps(model, optimizer, progress, generator, watch, lambda: False)
-            found[kind] = device.waits.copy(), device.launches.copy(), progress.step - before
+            made = progress.step - before
+            found[kind] = Count(device.waits.copy(), device.launches.copy(), device.from_host, made)
     return found
 
 
@@ -75,14 +85,15 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     keys = torch.randint(users * items, (interactions,), generator=generator).unique()
     pairs = torch.stack([keys // items, keys % items])
-    print("model,adam,step,steps_at_once,waits,launches,launches_a_step")
+    print("model,adam,step,steps_at_once,waits,copies_from_host,launches,launches_a_step")
     for name, adam in STEPS:
         make = makers(pairs, users, items, 16_384)[name]
-        for kind, (waits, launches, many) in counted(make, pairs, (users, items), 2048, 1024, adam, 9).items():
-            total = launches.total()
-            print(f'"{name}",{adam},{kind},{many},{waits.total()},{total},{total / many:.1f}', flush=True)
+        for kind, count in counted(make, pairs, (users, items), 2048, 1024, adam, 9).items():
+            total, waits = count.launches.total(), count.waits.total()
+            row = [f'"{name}"', adam, kind, count.steps, waits, count.from_host, total, f"{total / count.steps:.1f}"]
+            print(*row, sep=",", flush=True)
             if arguments.names:
-                print("  ", dict(launches.most_common()), dict(waits))
+                print("  ", dict(count.launches.most_common()), dict(count.waits))
 
 
 if __name__ == "__main__":
