@@ -47,6 +47,10 @@ class _Formatter(DefaultHelpFormatter):
         shown = " ".join(map(str, default)) if isinstance(default, tuple | list) else default
         return f"{text} [{str(shown).lower() if default is True else shown}]".strip()
 
+    def _expand_help(self, action: Any) -> str:
+        # As it is: what versions of the base make of "%" differs.
+        return self._get_help_string(action)
+
     def _metavar_formatter(self, action: Any, default_metavar: str) -> Any:
         kind = getattr(action, "_typehint", None)
         metavar = "..." if action.nargs == "+" else _metavar(kind)
@@ -196,7 +200,7 @@ def documentation(kind: type) -> dict[str, str]:
 
 
 def _first_sentence(text: str) -> str:
-    plain = re.sub(r":\w+:`~?(?:[\w.]+\.)?([\w-]+)`", r"\1", text).replace("``", "").replace("%", "%%")
+    plain = re.sub(r":\w+:`~?(?:[\w.]+\.)?([\w-]+)`", r"\1", text).replace("``", "")
     depth = 0
     for place, sign in enumerate(plain):
         depth += (sign == "(") - (sign == ")")

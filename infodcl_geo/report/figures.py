@@ -209,5 +209,7 @@ def scatter(
         axes.set(xlabel=axis[0], ylabel=axis[1])
         if min(x) > 0 and max(x) > 20 * min(x):
             _logarithmic(axes.xaxis, x)
+        elif all(float(value).is_integer() for value in x):
+            axes.xaxis.get_major_locator().set_params(integer=True)
 
     return _picture(name, title, caption, draw)
