@@ -23,7 +23,7 @@ from infodcl_geo.experiment import run
 from infodcl_geo.models import RECIPES, Recipe
 from infodcl_geo.models.scoring import UserRows, with_popular_fallback
 from infodcl_geo.recommender import Recommender
-from infodcl_geo.serving import fold_in_map
+from infodcl_geo.serving import Server, fold_in_map
 
 NAMES = np.array(["ann", "bob", "cat", "dan"])
 
@@ -211,6 +211,30 @@ def test_every_model_scores_as_in_training_and_serves(recipe: Recipe, tmp_path: 
     assert len(again.similar_items([100], 3)[0].items) == 3
     assert 100 not in again.similar_items([100], 17)[0].items
     assert len(again.similar_users(["u03"], 3)[0].items) == 3
+
+
+@pytest.mark.parametrize("name", ["mf", "ease", "gfcf", "diffrec"])
+def test_what_ranks_is_made_for_the_first_request_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The seen rows and the scorer were made anew for each user who was asked for."""
+    data = tiny(40, 30)
+    recommender = Recommender.from_run(trained(name, data), data)
+    made: list[str] = []
+    for owner, of in ((Recommender, "_own_scorer"), (Server, "__init__"), (UserRows, "__init__")):
+        real = getattr(owner, of)
+
+        def counted(*arguments: Any, _real: Any = real, _name: str = f"{owner.__name__}.{of}") -> Any:
+            made.append(_name)
+            return _real(*arguments)
+
+        monkeypatch.setattr(owner, of, counted)
+    users = data.user_ids.raw.tolist()
+    recommender.recommend(users[:1])
+    first = sorted(made)
+    assert first.count("Recommender._own_scorer") == first.count("Server.__init__") == 1
+    for user in users:
+        recommender.recommend([user], 3)
+    recommender.recommend(users, 5)
+    assert sorted(made) == first
 
 
 @pytest.mark.parametrize("name", ["mf", "ease", "gfcf", "diffrec"])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..configuration import TRAINING, Config
+from ..data.ids import one_line
 from ..environment import device_of
 from ..errors import FileError, InfodclGeoError, OptionError
 from ..files import file_error, locked, make_folder, read_file, write_atomically
@@ -21,6 +22,8 @@ from ..tuning import Budget, Search, failed_row, trial_rows
 from . import parsing
 from .parsing import Parser
 from .train import parsed
+
+_LARGEST = 1 << 28  # bytes of a table of trials
 
 DESCRIPTION = (
     "Search the options of models on the validation split; the test split is not read. The objective is NDCG@20 + "
@@ -69,6 +72,7 @@ def main(argv: Sequence[str]) -> int:
     begin = read_settings(options.begin) if options.begin else {}
     if out.exists():
         read_settings(out)  # a file of something else stops here, not after hours
+    _trials(out.with_suffix(".csv"))
     makers = {}
     for recipe in recipes:
         own = words_for(recipe, of_models)
@@ -171,6 +175,27 @@ def _mend(journal: Path) -> None:
             write_atomically(journal, content[:whole])
 
 
+def _trials(path: Path) -> list[dict[str, Any]]:
+    """The rows of a table of trials, none where there is no file.
+
+    Raises:
+        FileError: if it is no such table: what another program wrote there is not overwritten.
+    """
+    if not path.exists():
+        return []
+    try:
+        reader = csv.DictReader(io.StringIO(read_file(path, limit=_LARGEST).decode(), newline=""), strict=True)
+        rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise FileError(f"{path}: no table of trials ({one_line(error)}); move it away") from None
+    if rows and not {"model", "trial", "options"} <= set(reader.fieldnames or ()):
+        raise FileError(f"{path}: is there already, and is no table of trials; move it away")
+    wrong = next((line for line, row in enumerate(rows, 2) if None in row or None in row.values()), None)
+    if wrong is not None:
+        raise FileError(f"{path}:{wrong}: not as many cells as the header has; was it cut short? move it away")
+    return rows
+
+
 def _keep(out: Path, options: Mapping[str, Any] | None, model: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Put the best options of a model, if there are any, into the settings file, its trials into the CSV beside it."""
     import yaml
@@ -181,10 +206,7 @@ def _keep(out: Path, options: Mapping[str, Any] | None, model: str, rows: Sequen
             settings[model] = dict(options)
             write_atomically(out, yaml.safe_dump(settings, sort_keys=True).encode())
         trials = out.with_suffix(".csv")
-        old: list[dict[str, Any]] = []
-        if trials.exists():
-            with trials.open(newline="", encoding="utf-8") as file:
-                old = [row for row in csv.DictReader(file) if row.get("model") != model]
+        old = [row for row in _trials(trials) if row.get("model") != model]
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, list(rows[0]), extrasaction="ignore", restval="", lineterminator="\n")
         writer.writeheader()

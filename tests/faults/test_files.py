@@ -64,3 +64,32 @@ def test_options_to_begin_a_search_with_that_cannot_be(runner: Runner, tmp_path:
     ended = runner.run([*words, "--begin", tmp_path / "begin.yaml", "--out", tmp_path / "found.yaml"])
     assert ended.code == 2
     assert ended.err == "infodcl-geo: --lr takes a number, not ''\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"model,trial,options\n\xff,1,{}\n", "no table of trials"),
+        (b"user,item\n1,2\n", "is no table of trials"),
+        (b"model,trial,options\nmf,1\n", "was it cut short"),
+        (b"model,trial,options\nmf,1," + b"x" * 200_000 + b"\n", "no table of trials"),
+        (None, "no regular file"),
+    ],
+)
+def test_a_table_of_trials_that_is_none_is_said_before_the_search(
+    content: bytes | None, said: str, runner: Runner, tmp_path: Path
+) -> None:
+    data = commands.write_data(tmp_path / "data")
+    table = tmp_path / "found.csv"
+    if content is None:
+        os.mkfifo(table)
+    else:
+        table.write_bytes(content)
+    words = ["tune", "--data", data, "--models", "svd", "--trials", 2, "--out", tmp_path / "found.yaml"]
+    ended = runner.run(words, limit=60)
+    assert ended.code == 1
+    assert len(ended.err.splitlines()) == 1
+    assert said in ended.err
+    assert str(table) in ended.err
+    assert not (tmp_path / "found.yaml").exists()
+    assert content is None or table.read_bytes() == content
