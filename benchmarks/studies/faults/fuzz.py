@@ -229,7 +229,7 @@ def _config_file(path: Path) -> None:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            code = command_line(["train", "--config", str(path), "--print_config", "true"])
+            code = command_line(["train", "--config", str(path), "--print_config"])
         except SystemExit as error:
             code = int(error.code or 0)
     lines = [line for line in err.getvalue().splitlines() if line]
@@ -593,6 +593,12 @@ def fuzz(
         with scratch() as folder:
             work = Path(folder)
             every = [target for target in targets(work) if names is None or target.name in names]
+            for target in every:
+                for name, content in target.seeds.items():
+                    attempt(target, name, content, work)
+                    if target.counts["read"] != target.counts["inputs"]:
+                        raise SystemExit(f"{target.name}: {name} is refused as it is, so its mutations test nothing")
+                target.counts.clear()
             # Ctrl-C shows what was counted until then.
             with contextlib.suppress(KeyboardInterrupt):
                 for number in range(first, first + inputs):
