@@ -49,9 +49,13 @@ def require_file(file: Path) -> int:
     """The size of a regular file.
 
     Raises:
-        InteractionError: for a device, a pipe or a socket: reading one could wait forever, or never end.
+        InteractionError: for a device, a pipe or a socket: reading one could wait forever, or never end; or for a name
+            that no file can have.
     """
-    status = os.stat(file)
+    try:
+        status = os.stat(file)
+    except ValueError:  # a NUL, which no name has
+        raise InteractionError(f"{file}: no name of a file") from None
     if not stat.S_ISREG(status.st_mode):
         raise InteractionError(f"{file}: not a regular file")
     return status.st_size

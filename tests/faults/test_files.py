@@ -93,3 +93,15 @@ def test_a_table_of_trials_that_is_none_is_said_before_the_search(
     assert str(table) in ended.err
     assert not (tmp_path / "found.yaml").exists()
     assert content is None or table.read_bytes() == content
+
+
+@pytest.mark.parametrize("option", ["data", "train_file", "valid_file", "test_file"])
+def test_a_name_that_no_file_can_have_is_one_line(option: str, runner: Runner, tmp_path: Path) -> None:
+    data = commands.write_data(tmp_path / "data")
+    (tmp_path / "c.json").write_text('{"' + option + '": "a\\u0000b"}')
+    for words in ([f"--{option}=a\0b"], ["--config", tmp_path / "c.json"]):
+        given = [] if option == "data" else ["--data", data]
+        ended = runner.run(["train", *given, "--model", "popularity", *words])
+        assert ended.code in (1, 2)
+        assert len(ended.err.splitlines()) == 1, ended.err
+        assert ended.err.startswith("infodcl-geo: ")

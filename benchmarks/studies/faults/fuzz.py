@@ -503,8 +503,9 @@ def _status(name: str) -> int:
 def _bounded(size: int, target: Target) -> Iterator[None]:
     """Time and memory of what is inside."""
 
-    def late(*_: object) -> None:
-        raise Fell(f"takes more than {SECONDS:.0f} s")
+    def late(number: int, *_: object) -> None:
+        waits = number == signal.SIGALRM
+        raise Fell(f"waits for {10 * SECONDS:.0f} s" if waits else f"takes more than {SECONDS:.0f} s")
 
     timers = ((signal.ITIMER_PROF, signal.SIGPROF, SECONDS), (signal.ITIMER_REAL, signal.SIGALRM, 10 * SECONDS))
     before = [signal.signal(number, late) for _, number, _ in timers]
