@@ -85,7 +85,7 @@ def quality_table() -> str:
 
 def speed_table() -> str:
     """Seconds of an epoch, beside PyG's LightGCN, with what happens once and the memory."""
-    rows = {row["model"]: row for row in read_rows(RESULTS / "epoch_time_electronics" / "epochs.csv")}
+    rows = {row["model"]: row for row in read_rows(RESULTS / "epoch_time_electronics" / "epochs_0.2.csv")}
     cells = []
     for model, label in TIMED.items():
         row = rows[model]
@@ -154,7 +154,7 @@ def draw_speed(axes: Any) -> None:
     """The time of an epoch beside that of PyG's LightGCN."""
     timed = {
         row["model"]: float(row["ratio_to_pyg_lightgcn"])
-        for row in read_rows(RESULTS / "epoch_time_electronics" / "epochs.csv")
+        for row in read_rows(RESULTS / "epoch_time_electronics" / "epochs_0.2.csv")
     }
     for place, model in enumerate(reversed(TIMED)):
         axes.barh(place, timed[model], color=START_COLOR if model == "infodcl" else RANDOM_COLOR)
