@@ -135,7 +135,8 @@ def _columns(file: Path, size: int) -> list[_Column]:
         for group in groups:
             for number, chunk in enumerate(group[1]):
                 start = chunk[3].get(11) or chunk[3][9]  # of the dictionary, if there is one
-                if start > chunk[3][9]:  # readers differ in where they begin then
+                # Without a value there need be no data: the writer's place of them is then none.
+                if start > chunk[3][9] and (chunk[3][5] or chunk[3][9]):  # readers differ in where they begin then
                     raise ValueError("a dictionary behind its data")
                 _walk(stream, start, min(size, start + chunk[3][7]), found.setdefault(number, _Column()))
     return list(found.values())
