@@ -10,6 +10,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+sys.path.insert(0, str(ROOT / "benchmarks" / "studies" / "item_term"))
 
 from reference import models_in_short  # noqa: E402
 from results import cell, markdown_table, read_rows  # noqa: E402
@@ -60,8 +61,10 @@ def means_of(runs: list[dict[str, str]], key: str) -> str:
 
 def termed(data: str, label: str) -> str:
     """The cell of the study of the item term, with its seeds where they are not three."""
-    rows = read_rows(ROOT / "benchmarks" / "studies" / "item_term" / "results" / f"table-{data}.csv")
-    runs = [row for row in rows if row["label"] == label]
+    from summary import RESULTS as TABLES
+    from summary import rows_of
+
+    runs = [row for (name, _), row in rows_of(TABLES / f"table-{data}.csv").items() if name == label]
     seeds = "" if len(runs) == 3 else f" ({len(runs)} seed{'s' if len(runs) > 1 else ''})"
     return means_of(runs, "label") + seeds
 

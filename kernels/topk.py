@@ -10,12 +10,11 @@ from torch import Tensor
 from infodcl_geo.errors import InfodclGeoError, OptionError
 
 from .ties import tie_order
-from .topk_common import ItemTable
+from .topk_common import LONGEST_ON_GPU, ItemTable
 
 __all__ = ["ItemTable", "top_k"]
 
 _TILE = 1 << 22  # scores that the plain path holds at a time
-_LONGEST_ON_GPU = 448  # lists that the Triton kernel's buffers hold
 
 
 @torch.no_grad()
@@ -96,7 +95,7 @@ def top_k(
 
 
 def _uses_triton(users: Tensor, k: int) -> bool:
-    return users.is_cuda and users.dtype == torch.float32 and k <= _LONGEST_ON_GPU and find_spec("triton") is not None
+    return users.is_cuda and users.dtype == torch.float32 and k <= LONGEST_ON_GPU and find_spec("triton") is not None
 
 
 def _plain(

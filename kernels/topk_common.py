@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+LONGEST_ON_GPU = 448
+"""Longest list that fits a buffer of the Triton kernel beside a tile of new candidates."""
 _LONGEST = 4096
 """Items that nearly every user is asked about; kept in order, where the table itself is not copied."""
 _BLOCK = 1 << 20

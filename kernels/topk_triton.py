@@ -26,8 +26,6 @@ from torch import Tensor
 from . import infonce_launch
 from .topk_common import ItemTable
 
-LARGEST = 448
-"""Longest list that fits a buffer beside a tile of new candidates."""
 WIDEST = 256
 """Columns of embeddings."""
 _MOST_MERGED = 2048
@@ -249,7 +247,7 @@ def tiling(k: int, arch: int) -> Tiling:
 def top_k_triton(
     users: Tensor, reach: Tensor, table: ItemTable, k: int, rows: Tensor, seen: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`~infodcl_geo.kernels.topk.top_k`, with ``k`` at most the number of items and :data:`LARGEST`.
+    """As :func:`~infodcl_geo.kernels.topk.top_k`, with ``k`` at most the number of items and ``LONGEST_ON_GPU``.
 
     ``reach`` ``[B]`` are what the users' scores are at most, for an item of length one, rounding included.
     """

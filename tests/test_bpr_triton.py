@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -17,14 +16,12 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
+from interpreter import DEVICE, needs_kernels
+
 from infodcl_geo.kernels.bpr import BprEpoch, RowAdamOptions, RowAdamTable, flush_rows
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICE = torch.device("cpu" if INTERPRETED or not torch.cuda.is_available() else "cuda")
 module = importlib.import_module("infodcl_geo.kernels.bpr")
-pytestmark = pytest.mark.skipif(
-    not INTERPRETED and DEVICE.type == "cpu", reason="no GPU: test_compiled.py runs these in the interpreter"
-)
+pytestmark = needs_kernels
 
 
 @pytest.fixture(autouse=True)

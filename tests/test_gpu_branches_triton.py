@@ -8,7 +8,6 @@ numbers and runs the Triton kernels in the interpreter, so that training must ar
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
+from interpreter import INTERPRETED
 from pretend import CUDA, Pretended, host
 
 from infodcl_geo.data.generated import power_law_graph
@@ -39,7 +39,6 @@ from infodcl_geo.training.row_adam import RowAdam
 from infodcl_geo.training.sampling import BatchSampler
 from infodcl_geo.training.state import EpochProgress, TrainResult
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="test_compiled.py runs this in the interpreter")
 
 USERS, ITEMS, DIM = 40, 30, 16

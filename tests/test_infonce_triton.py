@@ -6,7 +6,6 @@ in a process of its own, and compiles ahead of time what it launched there.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,11 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
+from interpreter import DEVICE, INTERPRETED, needs_kernels
+
 from infodcl_geo.kernels import InfoNCEOptions, infonce, infonce_op, logsumexp_similarity, reference
 from infodcl_geo.training.loop import matmul_precision
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICE = torch.device("cpu" if INTERPRETED or not torch.cuda.is_available() else "cuda")
-
-needs_kernels = pytest.mark.skipif(
-    not INTERPRETED and DEVICE.type == "cpu", reason="no GPU: test_compiled.py runs these in the interpreter"
-)
 # -- Numbers -----------------------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,19 +17,14 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
+from interpreter import DEVICE, INTERPRETED, needs_kernels
 from test_infonce_triton import repair_bfloat16
 from test_psnet_kernel import LEAVES, Problem, by_hand, compare, outputs_and_gradients, problem
 
 from infodcl_geo.kernels import psnet_diffuse
 from infodcl_geo.kernels.reference_psnet import batched_svd_reference, psnet_diffuse_reference
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICE = torch.device("cpu" if INTERPRETED or not torch.cuda.is_available() else "cuda")
 module = importlib.import_module("infodcl_geo.kernels.psnet")
-
-needs_kernels = pytest.mark.skipif(
-    not INTERPRETED and DEVICE.type == "cpu", reason="no GPU: test_compiled.py runs these in the interpreter"
-)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ in a process of its own, and compiles ahead of time what it launched there.
 from __future__ import annotations
 
 import math
-import os
 
 import pytest
 import torch
@@ -15,19 +14,16 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
+from interpreter import DEVICE, needs_kernels
 from test_topk import brute_force, integers, listed
 
 from infodcl_geo.kernels import infonce_launch
 from infodcl_geo.kernels.ties import tie_order
 from infodcl_geo.kernels.topk import _uses_triton
-from infodcl_geo.kernels.topk_common import ItemTable
-from infodcl_geo.kernels.topk_triton import LARGEST, top_k_triton
+from infodcl_geo.kernels.topk_common import LONGEST_ON_GPU, ItemTable
+from infodcl_geo.kernels.topk_triton import top_k_triton
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICE = torch.device("cpu" if INTERPRETED or not torch.cuda.is_available() else "cuda")
-pytestmark = pytest.mark.skipif(
-    not INTERPRETED and DEVICE.type == "cpu", reason="no GPU: test_compiled.py runs these in the interpreter"
-)
+pytestmark = needs_kernels
 
 
 def found_by(
@@ -116,5 +112,5 @@ def test_what_it_takes() -> None:
     class Like:
         is_cuda, dtype = True, torch.float32
 
-    assert _uses_triton(Like(), LARGEST)  # type: ignore[arg-type]
-    assert not _uses_triton(Like(), LARGEST + 1)  # type: ignore[arg-type]
+    assert _uses_triton(Like(), LONGEST_ON_GPU)  # type: ignore[arg-type]
+    assert not _uses_triton(Like(), LONGEST_ON_GPU + 1)  # type: ignore[arg-type]

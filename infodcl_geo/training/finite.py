@@ -57,8 +57,11 @@ class FiniteWatch:
 
 def _sizes(gradients: list[Tensor]) -> list[Tensor]:
     """Numbers ``[1]`` that are not finite where a square in the gradients is not."""
-    if not gradients or gradients[0].device.type != "cpu":
-        return [get_total_norm(gradients).reshape(1)] if gradients else []
+    if not gradients:
+        return []
+    if gradients[0].device.type != "cpu":
+        return [get_total_norm(gradients).reshape(1)]
     # On a CPU the product of a gradient with itself takes half the time of its norm, which is a sixteenth of a step of
     # matrix factorisation on small data.
-    return [torch.dot(flat, flat).reshape(1) for gradient in gradients for flat in (gradient.reshape(-1),)]
+    flat = [gradient.reshape(-1) for gradient in gradients]
+    return [torch.dot(x, x).reshape(1) for x in flat]

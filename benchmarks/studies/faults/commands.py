@@ -11,7 +11,6 @@ damaged the same way.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import math
@@ -33,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import fuzz
 from kills import write_data
 from options import MEMORY, SECONDS, VALUES, fault
-from process import Runner, scratch
+from process import Runner, conclude, scratch, trial_options
 
 
 @dataclass(frozen=True)
@@ -203,16 +202,13 @@ def run(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = trial_options(__doc__)
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--attacks", nargs="+")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=math.inf, help="of trials, after which it stops")
     options = parser.parse_args()
     say = functools.partial(print, flush=True)
     total, fallen = run(options.trials, options.attacks, options.seed, say, minutes=options.minutes)
-    print(f"{total} trials, {len(fallen)} fell")
-    return 1 if fallen else 0
+    return conclude(total, len(fallen))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from process import Ended, Runner, scratch
+from process import Ended, Runner, conclude, scratch
 
 from infodcl_geo.files import read_folder
 from infodcl_geo.recommender import Recommender
@@ -385,8 +385,7 @@ def main() -> int:
     done = run(options.commands, options.kills, options.stride, options.seed, options.ways)
     fallen = sum(len(campaign.fallen) for campaign in done)
     total = sum(sum(campaign.counts[way] for way in options.ways) for campaign in done)
-    print(f"{total} trials, {fallen} fell")
-    return 1 if fallen else 0
+    return conclude(total, fallen)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ an option: then the command runs, on a small data set. It prints one row a comma
 
 from __future__ import annotations
 
-import argparse
 import functools
 import math
 import random
@@ -24,7 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from kills import write_data
-from process import Ended, Runner, scratch
+from process import Ended, Runner, conclude, scratch, trial_options
 
 from infodcl_geo.cli import compare, evaluate, export, inspect, recommend, report, train, tune
 from infodcl_geo.models import find_recipe
@@ -151,16 +150,13 @@ def run(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = trial_options(__doc__)
     parser.add_argument("--commands", nargs="+")
     parser.add_argument("--every", type=int, default=1, help="one of so many pairs of an option and a value")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so many, the same for each command")
     options = parser.parse_args()
     say = functools.partial(print, flush=True)
     total, fallen = run(options.commands, options.every, options.seed, say, minutes=options.minutes)
-    print(f"{total} trials, {len(fallen)} fell")
-    return 1 if fallen else 0
+    return conclude(total, len(fallen))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ process at the k-th, or makes it fail there.
 
 from __future__ import annotations
 
+import argparse
 import json
+import math
 import os
 import signal
 import subprocess
@@ -23,6 +25,20 @@ from typing import Any
 def scratch() -> tempfile.TemporaryDirectory[str]:
     """A folder for the files of trials: in memory where that can be, since waiting for a disk tests nothing."""
     return tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
+
+
+def trial_options(text: str | None) -> argparse.ArgumentParser:
+    """Options of a command that makes random trials for a while; ``text`` says what it does."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="of all trials together, after which it stops")
+    return parser
+
+
+def conclude(total: int, fell: int) -> int:
+    """Say what came of the trials; the exit status."""
+    print(f"{total} trials, {fell} fell")
+    return 1 if fell else 0
 
 
 @dataclass(frozen=True)
